@@ -43,6 +43,8 @@ class Workload:
         preprocessing_row_bytes: Private memory of one row while it is tokenised (its decoded media included), bytes.
         checkpoint_bytes: Size of the model's weight files on disk; ``None`` where the model is not a local folder.
         largest_shard_bytes: The largest one of those files; ``None`` likewise.
+        trains_all_weights: Whether every weight has a gradient and optimizer state (full fine-tuning).
+        offloads_optimizer: Whether DeepSpeed keeps optimizer state in host memory.
         notes: One sentence for each thing assumed that a user may want to know.
     """
 
@@ -64,4 +66,6 @@ class Workload:
     preprocessing_row_bytes: int
     checkpoint_bytes: int | None = None
     largest_shard_bytes: int | None = None
+    trains_all_weights: bool = False
+    offloads_optimizer: bool = False
     notes: tuple[str, ...] = ()

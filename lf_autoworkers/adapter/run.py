@@ -1,0 +1,121 @@
+"""What a resolved ``auto`` sets in motion beside its number, and what the log is told.
+
+Covers the log lines and the switches of one training run: intra-op threads of forked children, the dataset
+fingerprint, shards of a streamed dataset, the count stored with checkpoints. Each is armed for a run that said
+``auto`` and disarmed by the next one that does not. How each works is told where it lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lf_autoworkers.adapter import mapping, streaming, trainer_hooks
+from lf_autoworkers.adapter.config import is_auto, whole_number
+from lf_autoworkers.adapter.resolve import Resolution
+from lf_autoworkers.hardware import raise_nofile_limit
+from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD, V1_LOADER_FIELD
+from lf_autoworkers.plan.explain import explain_text, log_line
+from lf_autoworkers.settings import PREFIX, EnvironmentReading
+
+_said: set[str] = set()
+
+
+def log() -> logging.Logger:
+    """Return the logger whose lines reach the user: LLaMA-Factory shows INFO for its own name only."""
+    return logging.getLogger("llamafactory.autoworkers")
+
+
+def is_main_rank() -> bool:
+    """Return whether this process speaks for its node."""
+    return os.environ.get("LOCAL_RANK", "0").strip() in ("", "0", "-1")
+
+
+def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
+    """Arm what must hold while a run with ``auto`` lasts; a part that fails is said once and left out."""
+    end()
+    if not resolution.request.trains:
+        return
+    plan, request = resolution.plan, resolution.request
+    _attempt("raising the limit of open files", raise_nofile_limit)
+    _attempt("limiting threads of forked children", mapping.one_thread_per_child)
+    if request.preprocessing:
+        _attempt("keeping the dataset fingerprint", mapping.keep_fingerprint)
+    loader = plan.decision(LOADER_FIELD)
+    if loader is None or not isinstance(loader.value, int):
+        return
+    if resolution.workload.streaming:
+        readers = 1 if request.dispatches_batches else resolution.hardware.ranks.world_size
+        count = loader.value
+        _attempt("sharding the streamed dataset", lambda: streaming.shard_for(count, readers))
+    _attempt("preparing the trainer", lambda: trainer_hooks.arm(resolution, named))
+
+
+def end() -> None:
+    """Disarm everything: the next run in this process did not ask for it."""
+    mapping.disarm()
+    streaming.disarm()
+    trainer_hooks.disarm()
+
+
+def say(resolution: Resolution, reading: EnvironmentReading, named: Mapping[str, Any]) -> None:
+    """Log one line a value, and what the user should know beside it; the main rank of a node alone."""
+    if not is_main_rank():
+        return
+    for decision in resolution.plan.decisions:
+        log().info(log_line(decision))
+    if resolution.hardware.problems:
+        problems = "; ".join(problem.rstrip(".") for problem in resolution.hardware.problems)
+        log().warning("auto: the machine could not be read completely, the numbers are cautious: %s.", problems)
+    for note in resolution.workload.notes:
+        log().info("auto: %s", note)
+    for warning in resolution.plan.warnings:
+        log().warning("auto: %s", warning)
+    if resolution.settings.log == "debug":
+        log().info("auto explained\n%s", explain_text(resolution.plan, resolution.hardware, resolution.workload))
+    say_ignored(reading, named)
+
+
+def say_ignored(reading: EnvironmentReading, named: Mapping[str, Any]) -> None:
+    """Warn of variables that have no effect: unknown ones, bad ones without an ``auto``, numbers beside a number."""
+    if not is_main_rank():
+        return
+    pairs = (
+        ("DATALOADER_NUM_WORKERS", LOADER_FIELD, reading.settings.dataloader_num_workers),
+        ("PREPROCESSING_NUM_WORKERS", PREPROCESSING_FIELD, reading.settings.preprocessing_num_workers),
+    )
+    for suffix, field, forced in pairs:
+        field = V1_LOADER_FIELD if field == LOADER_FIELD and V1_LOADER_FIELD in named else field
+        if forced is not None and not is_auto(named.get(field)):
+            there = whole_number(named.get(field))
+            why = "the config does not say auto there" if there is None else f"the config says {field}: {there}"
+            _warn_once(f"{PREFIX}{suffix}={forced} is ignored: {why}.")
+    for error in reading.errors:
+        _warn_once(f"{error} It is ignored.")
+    for sentence in reading.unknown:
+        _warn_once(sentence)
+
+
+def say_failure(doing: str, error: Exception, instead: str) -> None:
+    """Warn once that something of ours failed and what holds in its place."""
+    _warn_once(f"auto: {doing} failed ({type(error).__name__}: {error}); going on without: {instead}.")
+
+
+def _warn_once(sentence: str) -> None:
+    if sentence in _said:
+        return
+    _said.add(sentence)
+    if log().hasHandlers():
+        log().warning(sentence)
+    else:
+        sys.stderr.write(f"lf-autoworkers: {sentence}\n")
+
+
+def _attempt(doing: str, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except Exception as error:
+        say_failure(doing, error, "this part is left out")
