@@ -1,7 +1,7 @@
 """What one batch of this training run is made of, as frozen facts.
 
-Covers the shape of the facts. `dataset` and `media` find them, `cost` turns them into bytes and seconds, `describe`
-puts them together. What could not be found is ``None``, never 0.
+Covers the shape of the facts. `dataset`, `rows`, `media` and `survey` find them, `cost` turns them into bytes and
+seconds, `describe` puts them together. What could not be found is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Workload:
         checkpoint_bytes: Size of the model's weight files on disk; ``None`` where the model is not a local folder.
         largest_shard_bytes: The largest one of those files; ``None`` likewise.
         notes: One sentence for each thing assumed that a user may want to know.
+        eval_batch_bytes: Bytes of the largest evaluation batch; ``None`` where nothing is evaluated.
     """
 
     stage: str
@@ -65,3 +66,4 @@ class Workload:
     checkpoint_bytes: int | None = None
     largest_shard_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    eval_batch_bytes: int | None = None
