@@ -1,7 +1,7 @@
 """What one batch of this training run is made of, as frozen facts.
 
-Covers the shape of the facts. `dataset` and `media` find them, `cost` turns them into bytes and seconds, `describe`
-puts them together. What could not be found is ``None``, never 0.
+Covers the shape of the facts. `dataset`, `rows`, `media` and `survey` find them, `cost` turns them into bytes and
+seconds, `describe` puts them together. What could not be found is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Workload:
         trains_all_weights: Whether every weight has a gradient and optimizer state (full fine-tuning).
         offloads_optimizer: Whether DeepSpeed keeps optimizer state in host memory.
         notes: One sentence for each thing assumed that a user may want to know.
+        eval_batch_bytes: Bytes of the largest evaluation batch; ``None`` where nothing is evaluated.
     """
 
     stage: str
@@ -69,3 +70,4 @@ class Workload:
     trains_all_weights: bool = False
     offloads_optimizer: bool = False
     notes: tuple[str, ...] = ()
+    eval_batch_bytes: int | None = None

@@ -1,0 +1,42 @@
+"""The model's folder on this machine and the sizes of its weight files.
+
+Covers a local folder and the snapshot that huggingface_hub keeps of a model it has downloaded. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def model_folder(model: str | None) -> Path | None:
+    """Return the folder that ``model_name_or_path`` stands for; ``None`` where it is not on this machine."""
+    if model is None:
+        return None
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if model.count("/") != 1:
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    repository = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = repository / "snapshots" / revision
+    return snapshot if snapshot.is_dir() else None
+
+
+def weight_files(folder: Path | None) -> tuple[int, ...]:
+    """Return the sizes in bytes of the weight files in ``folder``: safetensors, or PyTorch's where there are none."""
+    if folder is None:
+        return ()
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        try:
+            sizes = tuple(file.stat().st_size for file in sorted(folder.glob(pattern)))
+        except OSError:
+            continue
+        if sizes:
+            return sizes
+    return ()
