@@ -68,8 +68,11 @@ def resolve(
         hardware = what_if(hardware)
     if hardware.problems and settings.strict and autos:
         raise DetectionError(f"{hardware.problems[0]} ({PREFIX}STRICT=1 forbids a guess.)")
-    modality = Modality(settings.modality) if settings.modality else None
-    workload = describe_workload(arguments, template_source=find_template_source(), modality=modality)
+    workload = describe_workload(arguments, template_source=find_template_source())
+    if settings.modality is not None:
+        workload = dataclasses.replace(
+            workload, modality=Modality(settings.modality), modality_source=f"{PREFIX}MODALITY={settings.modality}"
+        )
     request = make_request(arguments, autos, owned, settings)
     if request.loader_field == LOADER_FIELD and not workload.streaming and not settings.history_off:
         folder = settings.history or default_folder(os.environ)
