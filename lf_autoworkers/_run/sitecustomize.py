@@ -9,11 +9,12 @@ import sys
 
 _here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != _here]  # noqa: PTH100
-sys.modules.pop("sitecustomize", None)
+_own = sys.modules.pop("sitecustomize")
 try:
     import sitecustomize  # noqa: F401
 except ImportError:
     pass
+sys.modules.setdefault("sitecustomize", _own)  # the import that runs this file looks for it there
 try:
     from lf_autoworkers._activate import activate
 except ImportError:  # the command's Python is not the one the plugin is installed in

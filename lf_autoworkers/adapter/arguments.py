@@ -15,7 +15,16 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from lf_autoworkers.adapter import run
-from lf_autoworkers.adapter.config import AUTO_FIELDS, arguments_of, auto_fields, is_auto, named_argument, replace_in_tokens
+from lf_autoworkers.adapter.config import (
+    AUTO_FIELDS,
+    arguments_of,
+    auto_fields,
+    default_count,
+    is_auto,
+    is_on,
+    named_argument,
+    replace_in_tokens,
+)
 from lf_autoworkers.adapter.resolve import Resolution, resolve
 from lf_autoworkers.errors import AutoWorkersError, DetectionError
 from lf_autoworkers.hardware import Machine
@@ -111,15 +120,13 @@ def _decide(named: Mapping[str, Any], owned: frozenset[str], reading: Environmen
 
 def default_values(named: Mapping[str, Any], owned: frozenset[str]) -> Values:
     """Return LLaMA-Factory's own defaults for the ``auto`` keys, and what does not go with 0 workers dropped."""
-    from lf_autoworkers.adapter.config import is_on
-
     values: Values = {}
     if is_auto(named.get(PREPROCESSING_FIELD)) and PREPROCESSING_FIELD in owned:
         values[PREPROCESSING_FIELD] = None
     if is_auto(named.get(V1_LOADER_FIELD)) and V1_LOADER_FIELD in owned:
-        values[V1_LOADER_FIELD] = 0
+        values[V1_LOADER_FIELD] = default_count(V1_LOADER_FIELD, streaming=False)
     if is_auto(named.get(LOADER_FIELD)) and LOADER_FIELD in owned:
-        values[LOADER_FIELD] = 1 if is_on(named.get("streaming")) else 0
+        values[LOADER_FIELD] = default_count(LOADER_FIELD, streaming=is_on(named.get("streaming")))
         if values[LOADER_FIELD] == 0:
             values.update({name: None for name in (PREFETCH_FIELD, PERSISTENT_FIELD) if name in named})
     return values

@@ -23,6 +23,13 @@ def is_auto(value: object) -> bool:
     return isinstance(value, str) and value.strip().lower() == "auto"
 
 
+def default_count(loader: str, *, streaming: bool) -> int:
+    """Return LLaMA-Factory's own loader count: 16 in v1, else 0, which under streaming would be an empty dataset."""
+    if loader == V1_LOADER_FIELD:
+        return 16
+    return 1 if streaming else 0
+
+
 def is_on(value: object) -> bool:
     """Return whether a switch of a config is on, written as a boolean or as a word."""
     return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "1", "yes", "y", "t", "on"))

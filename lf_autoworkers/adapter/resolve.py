@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lf_autoworkers.adapter.config import auto_fields
+from lf_autoworkers.adapter.config import auto_fields, default_count
 from lf_autoworkers.adapter.job import job_of
 from lf_autoworkers.adapter.request import make_request
 from lf_autoworkers.errors import DetectionError
 from lf_autoworkers.hardware import Machine, detect_hardware, expected_ranks
 from lf_autoworkers.hardware.facts import Hardware
 from lf_autoworkers.history import default_folder, recall
-from lf_autoworkers.plan import Plan, Request, make_plan
-from lf_autoworkers.plan.decision import LOADER_FIELD
+from lf_autoworkers.plan import Decision, Plan, Request, make_plan
+from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD
 from lf_autoworkers.settings import PREFIX, Settings
 from lf_autoworkers.workload import Modality, Workload, describe_workload, find_template_source
 
@@ -74,11 +74,27 @@ def resolve(
             workload, modality=Modality(settings.modality), modality_source=f"{PREFIX}MODALITY={settings.modality}"
         )
     request = make_request(arguments, autos, owned, settings)
+    if settings.disable:
+        return Resolution(_disabled_plan(request, workload), request, hardware, workload, settings)
     if request.loader_field == LOADER_FIELD and not workload.streaming and not settings.history_off:
         folder = settings.history or default_folder(os.environ)
         learned = recall(folder, job_of(arguments, hardware))
         request = dataclasses.replace(request, learned_loader=learned)
     return Resolution(make_plan(hardware, workload, request), request, hardware, workload, settings)
+
+
+def _disabled_plan(request: Request, workload: Workload) -> Plan:
+    """Return LLaMA-Factory's own defaults, as ``LF_AUTOWORKERS_DISABLE=1`` gives them."""
+    values = {PREPROCESSING_FIELD: None} if request.preprocessing else {}
+    if request.loader_field is not None:
+        values[request.loader_field] = default_count(request.loader_field, streaming=workload.streaming)
+    because = f"{PREFIX}DISABLE=1"
+    return Plan(
+        tuple(
+            Decision(name, value, "auto", "per node" if name == PREPROCESSING_FIELD else "per rank", "environment", because)
+            for name, value in values.items()
+        )
+    )
 
 
 def _overridden(hardware: Hardware, settings: Settings) -> Hardware:

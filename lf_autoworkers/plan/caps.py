@@ -65,7 +65,7 @@ def cpu_share(hardware: Hardware, loading_ranks: int) -> tuple[float, str]:
     if cpus > 2:
         cpus = max(2.0, cpus - 1)  # never below 2: more CPUs must not give fewer workers
         text += " - 1 for the trainer"
-    return cpus, f"{text} = {format_count(round(cpus, 2))}"
+    return cpus, f"{text} = {format_count(round(cpus, 2))}" if "/" in text or " - " in text else text
 
 
 def _cpu(hardware: Hardware, share: float, because: str) -> Cap:
@@ -87,7 +87,7 @@ def _modality(workload: Workload, share: float, because: str) -> Cap | None:
 
 def _demand(workload: Workload) -> Cap:
     value = max(1, math.ceil(workload.batch_cpu_s / (TARGET_UTILISATION * FASTEST_STEP_S)))
-    because = f"a batch costs about {workload.batch_cpu_s:.2g} CPU s, so {value} feed a step of {FASTEST_STEP_S:g} s"
+    because = f"a batch costs about {workload.batch_cpu_s:.2g} CPU s: enough for a step every {FASTEST_STEP_S:g} s"
     return Cap("demand", min(value, MAX_WORKERS_PER_RANK), because, workload.batch_source)
 
 

@@ -6,11 +6,13 @@ Covers wording only; no number is computed here.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from lf_autoworkers.hardware.facts import Hardware
 from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD, V1_LOADER_FIELD, Decision, Plan
-from lf_autoworkers.units import format_count, format_size
+from lf_autoworkers.plan.memory import ROUNDING_BYTES
+from lf_autoworkers.units import format_count, format_size, round_down
 from lf_autoworkers.workload.facts import Workload
 
 COUNTS = (LOADER_FIELD, V1_LOADER_FIELD, PREPROCESSING_FIELD)
@@ -28,7 +30,7 @@ def _shown(value: int | bool | None) -> str:
 def log_line(decision: Decision) -> str:
     """Return the one line that tells a decision: field, value, who decided, why, and every cap's value."""
     requested = "auto" if decision.field in COUNTS else ("unset" if decision.requested is None else decision.requested)
-    scope = f" {decision.scope}" if decision.value is not None else ""
+    scope = f" {decision.scope}"
     if decision.binding == "environment":
         return f"{decision.field}: {requested} -> {_shown(decision.value)}{scope} <- environment: {decision.because}"
     line = f"{decision.field}: {requested} -> {_shown(decision.value)}{scope} <- {decision.binding}: {decision.because}"
@@ -42,6 +44,11 @@ def yaml_lines(plan: Plan) -> dict[str, int | bool | None]:
     return {decision.field: decision.value for decision in plan.decisions}
 
 
+def _rounded(pair: tuple[int, str] | None) -> tuple[int, str] | None:
+    """Return a reading as the plan used it: what is free moves by the moment, the number must not."""
+    return None if pair is None else (round_down(pair[0], ROUNDING_BYTES), pair[1])
+
+
 def _facts(hardware: Hardware, workload: Workload) -> list[tuple[str, str, str]]:
     """Return the facts as (name, value, source) for a person."""
     cpu, memory, shm, limits = hardware.cpu, hardware.memory, hardware.shm, hardware.limits
@@ -50,7 +57,7 @@ def _facts(hardware: Hardware, workload: Workload) -> list[tuple[str, str, str]]
         rows.append(("host CPUs", str(cpu.host_cpus), cpu.host_source))
     if cpu.affinity_shrunk_by is not None:
         rows.append(("affinity", "narrowed during import torch, not used", cpu.affinity_shrunk_by))
-    for label, pair in (("memory limit", memory.limit), ("memory headroom", memory.headroom)):
+    for label, pair in (("memory limit", memory.limit), ("memory headroom", _rounded(memory.headroom))):
         rows.append((label, format_size(pair[0]), pair[1]) if pair else (label, "unknown", "no reading"))
     if memory.oom_group:
         rows.append(("kernel OOM kill", "takes the whole group at once", "memory.oom.group"))
@@ -72,8 +79,8 @@ def _facts(hardware: Hardware, workload: Workload) -> list[tuple[str, str, str]]
     return rows
 
 
-def explain_text(plan: Plan, hardware: Hardware, workload: Workload) -> str:
-    """Return the page ``lf-autoworkers explain`` prints."""
+def explain_text(plan: Plan, hardware: Hardware, workload: Workload, warnings: Sequence[str] = ()) -> str:
+    """Return the page ``lf-autoworkers explain`` prints; ``warnings`` are those the plan does not know of."""
     lines: list[str] = ["facts"]
     facts = _facts(hardware, workload)
     width = max(len(name) for name, _, _ in facts)
@@ -87,7 +94,7 @@ def explain_text(plan: Plan, hardware: Hardware, workload: Workload) -> str:
             lines.append(f"  {mark} {cap.name:<12} {cap.value:>5}  <- {cap.because}  [{cap.source}]")
         if decision.field in OVERRIDES:
             lines.append(f"  to change  {OVERRIDES[decision.field]}=<n>, or a number in the config")
-    notes = [*hardware.problems, *workload.notes, *plan.warnings]
+    notes = [*hardware.problems, *workload.notes, *plan.warnings, *warnings]
     if notes:
         lines += ["", "notes", *(f"  - {note}" for note in notes)]
     fixed = yaml_lines(plan)
@@ -106,7 +113,7 @@ def _fact(value: Any, source: str) -> dict[str, Any]:
 def explain_json(plan: Plan, hardware: Hardware, workload: Workload) -> dict[str, Any]:
     """Return what ``lf-autoworkers explain --json`` prints: facts, decisions, warnings, yaml."""
     cpu, memory, shm, limits = hardware.cpu, hardware.memory, hardware.shm, hardware.limits
-    limit, headroom = memory.limit, memory.headroom
+    limit, headroom = memory.limit, _rounded(memory.headroom)
     no_reading = "no reading"
     facts: dict[str, Any] = {
         "system": _fact(hardware.system, "platform"),
