@@ -1,0 +1,51 @@
+"""The real ``llamafactory-cli train`` with ``auto``/``auto``: the numbers logged are the workers that live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab, Outcome
+
+pytestmark = pytest.mark.real
+
+MACHINE = {"LF_AUTOWORKERS_CPUS": "4"}  # four, so that the logged number is not just the machine's
+
+
+def assert_trained(outcome: Outcome, ranks: int = 1) -> None:
+    """The run ended well, said each value once, and had as many workers as it said."""
+    assert outcome.code == 0, outcome.text[-4000:]
+    assert len(outcome.lines("dataloader_num_workers")) == 1
+    assert len(outcome.lines("preprocessing_num_workers")) == 1
+    said = outcome.decided["dataloader_num_workers"]
+    assert said is not None and said >= 1
+    assert list(outcome.most_workers.values()) == [said] * ranks
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes"),
+    [
+        ("text", {}),
+        ("image", {"per_device_train_batch_size": 8, "image_max_pixels": 262144}),
+        ("video", {"max_steps": 3, "video_maxlen": 8}),
+        ("text,image", {"max_steps": 8, "model_name_or_path": "vision", "template": "qwen2_vl"}),
+        ("text", {"finetuning_type": "lora", "lora_target": "all"}),
+        ("text", {"streaming": True, "preprocessing_num_workers": "auto"}),
+        ("image", {"streaming": True, "buffer_size": 8, "accelerator_config": {"dispatch_batches": False}}),
+        ("pairs", {"stage": "dpo", "pref_loss": "sigmoid", "finetuning_type": "lora", "lora_target": "all"}),
+    ],
+    ids=["text", "image", "video", "mixed", "lora", "streaming-text", "streaming-image", "dpo"],
+)
+def test_trains_with_the_workers_it_logged(lab: Lab, dataset: str, changes: dict[str, Any]) -> None:
+    if changes.get("model_name_or_path") == "vision":
+        changes = {**changes, "model_name_or_path": str(lab.folder / "vision-model")}
+    assert_trained(lab.train(lab.config(dataset, **changes), **MACHINE))
+
+
+def test_two_ranks_under_torchrun_share_the_node_and_agree(lab: Lab) -> None:
+    outcome = lab.train(
+        lab.config("image"), FORCE_TORCHRUN="1", NPROC_PER_NODE="2", MASTER_PORT="29611", LF_AUTOWORKERS_CPUS="8"
+    )
+    assert_trained(outcome, ranks=2)
+    assert " cpu=3 " in outcome.lines("dataloader_num_workers")[0]  # 8 / 2 ranks - 1 for the trainer
