@@ -45,7 +45,7 @@ def cgroup_levels(machine: Machine, controller: str) -> tuple[CgroupDirectory, .
     for version, path in _memberships(machine, controller):
         serving = [m for m in mounts if m.version == version and (version == 2 or controller in m.options)]
         if serving:
-            levels.extend(CgroupDirectory(version, directory) for directory in _chain(path, serving))
+            levels.extend(CgroupDirectory(version, directory) for directory in _chain(machine, path, serving))
     return tuple(levels)
 
 
@@ -75,16 +75,18 @@ def _cgroup_mounts(machine: Machine) -> Iterator[_Mount]:
             yield _Mount(version, _unescape(fields[3]), _unescape(fields[4]), tuple(kind[2].split(",")))
 
 
-def _chain(path: str, mounts: list[_Mount]) -> Iterator[str]:
+def _chain(machine: Machine, path: str, mounts: list[_Mount]) -> Iterator[str]:
     """Yield the directory of cgroup ``path`` and those above it, through the mount that shows the most of them."""
     # A later mount hides an earlier one at the same place, so the last of equals is taken.
     candidates = [(_below(path, mount.root), mount) for mount in reversed(mounts)]
     below, mount = min(candidates, key=lambda pair: (pair[0] is None, len(_parts(pair[1].root))))
     point = mount.point.rstrip("/")
-    # Where this process's own cgroup lies outside what is mounted, the top of the mount is all there is to go by.
-    parts = below or ()
-    for depth in range(len(parts), -1, -1):
-        yield "/".join((point, *parts[:depth]))
+    if below is None:
+        # The top of the mount is all there is to go by: most likely it bounds this process too.
+        machine.problem(f"{MEMBERSHIP} names {path}, which {point} does not show; its limits may not be found.")
+        below = ()
+    for depth in range(len(below), -1, -1):
+        yield "/".join((point, *below[:depth]))
 
 
 def _below(path: str, mount_root: str) -> tuple[str, ...] | None:

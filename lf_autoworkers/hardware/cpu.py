@@ -7,6 +7,7 @@ during ``import torch``. Does not divide among ranks or keep a core back: the pl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .cgroup import cgroup_levels
 from .cpulist import format_cpulist, parse_cpulist
@@ -21,14 +22,32 @@ _NOT_BINDING = {"", "false", "none", "disabled", "norespect,none"}
 _MOST_ANCESTORS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _ShrunkAffinity:
+    cpus: frozenset[int]
+    source: str
+    variable: str
+
+
 def read_cpu(machine: Machine) -> CpuFacts:
     """Return the host's CPUs and what narrows them; only what allows fewer than the host has is listed."""
     online = _read_cpulist(machine, _ONLINE)
     host_cpus, host_source = (len(online), _ONLINE) if online else (machine.probes.cpu_count, "os.cpu_count()")
-    affinity, shrunk_by = _affinity(machine, online)
-    found = [_cpuset(machine), affinity, _quota(machine), _slurm(machine)]
-    narrowing = tuple(c for c in found if c is not None and (host_cpus is None or c.cpus < host_cpus))
-    return CpuFacts(host_cpus, host_source, narrowing, shrunk_by)
+    cpuset = _cpuset(machine)
+    shrunk = _shrunk_affinity(machine, online or frozenset(), cpuset)
+    own = machine.probes.affinity or frozenset()
+    if shrunk is None:
+        affinity = _for_all_tasks(machine, "affinity", own, f"sched_getaffinity: CPUs {format_cpulist(own)}")
+    else:
+        affinity = CpuConstraint("affinity", float(len(shrunk.cpus)), shrunk.source)
+    found = [_for_all_tasks(machine, "cpuset", *cpuset), affinity, _quota(machine), _slurm(machine)]
+    return CpuFacts(
+        host_cpus,
+        host_source,
+        constraints=tuple(c for c in found if c is not None and (host_cpus is None or c.cpus < host_cpus)),
+        affinity_shrunk_by=None if shrunk is None else shrunk.variable,
+        unshrunk_cpus=() if shrunk is None else tuple(sorted(shrunk.cpus)),
+    )
 
 
 def _read_cpulist(machine: Machine, path: str) -> frozenset[int] | None:
@@ -42,7 +61,7 @@ def _read_cpulist(machine: Machine, path: str) -> frozenset[int] | None:
         return None
 
 
-def _cpuset(machine: Machine) -> CpuConstraint | None:
+def _cpuset(machine: Machine) -> tuple[frozenset[int], str]:
     """The nearest cpuset; each is a part of those above it, so the nearest that is filled in holds for all."""
     for level in cgroup_levels(machine, "cpuset"):
         effective = "cpuset.cpus.effective" if level.version == 2 else "cpuset.effective_cpus"
@@ -50,8 +69,8 @@ def _cpuset(machine: Machine) -> CpuConstraint | None:
             path = f"{level.path}/{name}"
             cpus = _read_cpulist(machine, path)
             if cpus:
-                return _for_all_tasks(machine, "cpuset", len(cpus), path)
-    return None
+                return cpus, path
+    return frozenset(), "no cpuset"
 
 
 def _quota(machine: Machine) -> CpuConstraint | None:
@@ -91,20 +110,25 @@ def _slurm(machine: Machine) -> CpuConstraint | None:
     return None if found is None else CpuConstraint("slurm", float(found[0]), found[1])
 
 
-def _affinity(machine: Machine, online: frozenset[int] | None) -> tuple[CpuConstraint | None, str | None]:
-    """Return the affinity, and what shrank it where that was not the user's doing."""
+def _shrunk_affinity(
+    machine: Machine, online: frozenset[int], cpuset: tuple[frozenset[int], str]
+) -> _ShrunkAffinity | None:
+    """Return the CPUs this process had before OpenMP bound it to one place; ``None`` where that did not happen.
+
+    The nearest ancestor with more CPUs tells. Where there is none to see (the launcher is a container's first process,
+    and as narrow), the cpuset and the online CPUs bound what it can have had.
+    """
     own = machine.probes.affinity
-    if not own:
-        return None, None
-    source = f"sched_getaffinity: CPUs {format_cpulist(own)}"
     variable = _binding_variable(machine)
-    if variable is not None and _may_be_one_place(machine, own):
-        for wider, path in _ancestor_affinities(machine):
-            allowed = wider & online if online else wider
-            if allowed > own:
-                wide = f"{path}: CPUs {format_cpulist(allowed)}"
-                return CpuConstraint("affinity", float(len(allowed)), wide), variable
-    return _for_all_tasks(machine, "affinity", len(own), source), None
+    if not own or variable is None or not _may_be_one_place(machine, own):
+        return None
+    # An ancestor's list may name CPUs that are offline, or outside the cgroup of a container.
+    possible = online & cpuset[0] if online and cpuset[0] else online or cpuset[0]
+    for allowed, source in (*_ancestor_affinities(machine), cpuset, (online, _ONLINE)):
+        before = allowed & possible if possible else allowed
+        if before > own:
+            return _ShrunkAffinity(before, f"{source}: CPUs {format_cpulist(before)}", variable)
+    return None
 
 
 def _binding_variable(machine: Machine) -> str | None:
@@ -118,7 +142,8 @@ def _binding_variable(machine: Machine) -> str | None:
 def _may_be_one_place(machine: Machine, own: frozenset[int]) -> bool:
     """Tell whether ``own`` may be the one place OpenMP binds to: a CPU, a core, or what OMP_PLACES names.
 
-    Anything wider was chosen by a person (``taskset -c 0-7``) and stays, whatever OpenMP's variables say.
+    Anything wider was chosen by a person (``taskset -c 0-7``) and stays, whatever OpenMP's variables say. One CPU
+    chosen by a person beside such a variable cannot be told apart, and counts as shrunk.
     """
     if len(own) == 1 or machine.environment("OMP_PLACES") is not None:
         return True
@@ -155,14 +180,17 @@ def _status_field(machine: Machine, path: str, field: str) -> str | None:
     return None
 
 
-def _for_all_tasks(machine: Machine, name: str, cpus: int, source: str) -> CpuConstraint:
-    """Return the node's constraint where srun gave each rank CPUs of its own: this task's, times the tasks here.
+def _for_all_tasks(machine: Machine, name: str, own: frozenset[int], source: str) -> CpuConstraint | None:
+    """Return the node's constraint; where srun gave each rank CPUs of its own, this task's times the tasks here.
 
     The plan divides a node's CPUs among its ranks; one task's share must not be divided again.
     """
+    if not own:
+        return None
+    cpus = float(len(own))
     tasks = slurm_tasks(machine)
     per_task = machine.environment("SLURM_CPUS_PER_TASK") or ""
     own_share = per_task.isdecimal() and cpus <= int(per_task)
     if own_share and tasks is not None and tasks[0] > 1 and ranks_come_from_srun(machine):
-        return CpuConstraint(name, float(cpus * tasks[0]), f"{source}, in each of {tasks[0]} tasks ({tasks[1]})")
-    return CpuConstraint(name, float(cpus), source)
+        return CpuConstraint(name, cpus * tasks[0], f"{source}, in each of {tasks[0]} tasks ({tasks[1]})")
+    return CpuConstraint(name, cpus, source)

@@ -36,12 +36,15 @@ class CpuFacts:
         constraints: Everything that narrows them; may be empty.
         affinity_shrunk_by: What narrowed this process's affinity during ``import torch`` (``OMP_PROC_BIND=spread``);
             the affinity constraint then holds the parent's wider set. ``None`` where nothing did.
+        unshrunk_cpus: That wider set. Workers inherit the main thread's one CPU unless they are given these; empty
+            where nothing shrank the affinity.
     """
 
     host_cpus: int | None
     host_source: str
     constraints: tuple[CpuConstraint, ...] = ()
     affinity_shrunk_by: str | None = None
+    unshrunk_cpus: tuple[int, ...] = ()
 
     @property
     def tightest(self) -> CpuConstraint:

@@ -23,7 +23,7 @@ _V1_CACHE = ("total_inactive_file", "total_active_file", "total_dirty", "total_w
 def read_memory(machine: Machine) -> MemoryFacts:
     """Return the host's memory and every cgroup level above this process."""
     directories = cgroup_levels(machine, "memory")
-    found = [level for directory in directories if (level := _level(machine, directory)) is not None]
+    found = [level for directory in directories if (level := memory_level(machine, directory)) is not None]
     hidden = _hidden_parent(machine, directories, found)
     total_bytes, available_bytes, source = _host(machine)
     return MemoryFacts(
@@ -38,10 +38,6 @@ def read_memory(machine: Machine) -> MemoryFacts:
 
 def memory_level(machine: Machine, directory: CgroupDirectory) -> MemoryLevel | None:
     """Return the limit and the use of one cgroup; ``None`` where the memory controller does not work there."""
-    return _level(machine, directory)
-
-
-def _level(machine: Machine, directory: CgroupDirectory) -> MemoryLevel | None:
     if directory.version == 1:
         path = f"{directory.path}/memory.limit_in_bytes"
         usage = f"{directory.path}/memory.usage_in_bytes"

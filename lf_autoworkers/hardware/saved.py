@@ -71,7 +71,7 @@ def parse_machine_file(path: Path) -> tuple[Probes, dict[str, str]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AutoWorkersError(
-            f"{path.parent} holds no {MACHINE_FILE}; name a directory written by `lf-autoworkers doctor --save-machine`."
+            f"{path.parent} holds no {MACHINE_FILE}; `lf-autoworkers doctor --save-machine DIR` writes one."
         ) from None
     except (OSError, ValueError) as error:
         raise AutoWorkersError(f"{path} cannot be read as JSON: {error}.") from error
