@@ -4,7 +4,7 @@
     tree        what the directory holds   udiff       edits of one text
     commands    what the user asks for     transaction, store   writing it so that nothing is ever half done
 
-Only carries texts: it imports nothing of LLaMA-Factory, and nothing else of this package but its errors.
+Only carries texts: it imports nothing of LLaMA-Factory and runs where neither that nor torch is installed.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lf_autoworkers.errors import PatchError
+from lf_autoworkers.history import default_folder
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,9 @@ def _is_replacement(entry: object) -> bool:
 
 
 def state_root() -> Path:
-    """The state directory of this program: below ``XDG_STATE_HOME``, else below ``~/.local/state``."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG base directory specification: a relative path is to be ignored.
-    if base.startswith("/"):
-        return Path(base) / "lf-autoworkers"
+    """The state folder of this user. Raises ``PatchError`` where there is no home folder to put it in."""
     try:
-        return Path.home() / ".local" / "state" / "lf-autoworkers"
+        return default_folder(os.environ)
     except RuntimeError as error:
         raise PatchError("There is no home directory to keep the originals in: set XDG_STATE_HOME.") from error
 
