@@ -78,7 +78,7 @@ def _parse_hunk(
     position = int(header[1]) - (1 if old_left else 0)
     at += 1
     start, removed, added = position, list[bytes](), list[bytes]()
-    while old_left or new_left:
+    while old_left > 0 or new_left > 0:
         if at >= len(lines):
             raise PatchError(f"{source} ends inside a hunk.")
         kind, body = lines[at][:1], lines[at][1:]
@@ -100,7 +100,8 @@ def _parse_hunk(
         else:
             raise PatchError(f"{source}, line {at + 1}: a hunk line starts with a space, `+` or `-`.")
         at += 1
-    if old_left < 0 or new_left < 0 or (at < len(lines) and lines[at].startswith(b"\\")):
+    rest = lines[at] if at < len(lines) else b""
+    if old_left < 0 or new_left < 0 or (rest[:1] in b" +-\\" and rest and not rest.startswith(b"--- ")):
         raise PatchError(f"{source}, line {at + 1}: the hunk does not hold the lines its header counts.")
     if removed or added:
         edits.append(Edit(start, tuple(removed), tuple(added)))
