@@ -15,9 +15,10 @@ ROUNDING_BYTES = 256 * MIB
 """Memory readings are rounded down to this, so that two readings a moment apart give one number."""
 
 TRAINER_BYTES = 1280 * MIB
-GPU_TRAINER_BYTES = 3 * GIB
+GPU_TRAINER_BYTES = 2 * GIB
 """Private memory of one training process without its model: LLaMA-Factory, torch and transformers imported hold
-0.9 GiB (measured, LLaMA-Factory 0.9.5); a CUDA context, NCCL and pinned buffers come on top."""
+0.9 GiB (measured, LLaMA-Factory 0.9.5); a CUDA context, NCCL and pinned buffers come on top (an allowance: CUDA's
+libraries are file pages, which the kernel can take back)."""
 
 WORKER_BYTES = {"fork": 128 * MIB, "other": 768 * MIB}
 """Private memory of an idle worker: a forked one shares its parent's pages (48 to 57 MiB USS measured, copies of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from lf_autoworkers.hardware.facts import Hardware
-from lf_autoworkers.plan.caps import PIDS_PER_WORKER, cpu_share
+from lf_autoworkers.plan.caps import BASE_PIDS, PIDS_PER_WORKER, cpu_share
 from lf_autoworkers.plan.decision import Cap, Request
 from lf_autoworkers.plan.memory import map_memory_cap
 from lf_autoworkers.workload.facts import Modality, Workload
@@ -37,8 +37,8 @@ def _pids(hardware: Hardware) -> Cap | None:
         return None
     # The count of running processes moves by the second; only its order of magnitude may decide.
     steady = 2 ** int(math.log2(hardware.limits.pids)) if hardware.limits.pids > 0 else 0
-    because = f"about {steady} processes and threads left / {PIDS_PER_WORKER} per process"
-    return Cap("pids", max(1, steady // PIDS_PER_WORKER), because, hardware.limits.pids_source)
+    because = f"about {steady} processes and threads left - {BASE_PIDS} of the trainer's / {PIDS_PER_WORKER} per process"
+    return Cap("pids", max(1, (steady - BASE_PIDS) // PIDS_PER_WORKER), because, hardware.limits.pids_source)
 
 
 def _start_method(hardware: Hardware) -> Cap | None:

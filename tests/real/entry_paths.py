@@ -77,7 +77,7 @@ def main(base_file: str) -> dict[str, Any]:
         "typo": train(dataloader_num_workers="atuo"),
         "typo in flags": lambda: as_argv(*flags, "--preprocessing_num_workers", "atuo"),
         "streaming": train(**both, streaming=True, max_steps=2),
-        "ppo": train(**both, stage="ppo", reward_model="x", dataloader_prefetch_factor=4),
+        "ppo": train(**both, stage="ppo", reward_model="x", reward_model_type="full", dataloader_prefetch_factor=4),
         "own prefetch": train(**both, dataloader_prefetch_factor=3, dataloader_persistent_workers=True),
         "export": lambda: get_infer_args(
             {"model_name_or_path": "x", "template": "qwen", "export_dir": "y", "preprocessing_num_workers": "auto"}
