@@ -79,15 +79,18 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             loaded = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             loaded = OmegaConf.load(path)
+        if not OmegaConf.is_dict(loaded):
+            raise ConfigError(f"{path} holds no mapping of arguments.")
         merged = OmegaConf.merge(loaded, OmegaConf.from_cli(list(overrides)))
         config = OmegaConf.to_container(merged, resolve=True)
+    except ConfigError:
+        raise
     except FileNotFoundError as error:
         raise ConfigError(f"There is no config file {path}.") from error
     except (OSError, UnicodeDecodeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{path} cannot be read as a config: {first}.") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} holds no mapping of arguments but a {type(config).__name__}.")
+    assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 

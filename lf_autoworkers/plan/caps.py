@@ -32,7 +32,7 @@ time make the step wait for the slow batches (queueing delay grows without bound
 SHM_FRACTION = 0.6
 """Share of the free /dev/shm that batches in flight may take: the rest is for NCCL, other ranks' bursts, the user."""
 
-BASE_FILES = 256
+BASE_FILES = 128
 """Descriptors a training process holds before its loader starts: libraries, sockets, dataset files (about 100 seen)."""
 
 PIDS_PER_WORKER = 4
@@ -62,10 +62,13 @@ def cpu_share(hardware: Hardware, loading_ranks: int) -> tuple[float, str]:
     if loading_ranks > 1:
         cpus /= loading_ranks
         text += f" / {loading_ranks} ranks"
-    if cpus > 2:
-        cpus = max(2.0, cpus - 1)  # never below 2: more CPUs must not give fewer workers
+    if cpus >= 3:
+        cpus -= 1
         text += " - 1 for the trainer"
-    return cpus, f"{text} = {format_count(round(cpus, 2))}" if "/" in text or " - " in text else text
+    elif cpus > 2:
+        cpus = 2.0  # taking a whole one away would give fewer workers than 2 CPUs have
+        text += ", in whole ones"
+    return cpus, f"{text} = {format_count(round(cpus, 2))}" if len(text.split()) > 2 else text
 
 
 def _cpu(hardware: Hardware, share: float, because: str) -> Cap:
@@ -88,7 +91,7 @@ def _modality(workload: Workload, share: float, because: str) -> Cap | None:
 def _demand(workload: Workload) -> Cap:
     value = max(1, math.ceil(workload.batch_cpu_s / (TARGET_UTILISATION * FASTEST_STEP_S)))
     because = f"a batch costs about {workload.batch_cpu_s:.2g} CPU s: enough for a step every {FASTEST_STEP_S:g} s"
-    return Cap("demand", min(value, MAX_WORKERS_PER_RANK), because, workload.batch_source)
+    return Cap("demand", value, because, workload.batch_source)
 
 
 def bytes_in_flight(workload: Workload, prefetch: int) -> int:
@@ -97,7 +100,7 @@ def bytes_in_flight(workload: Workload, prefetch: int) -> int:
     return (prefetch + 1) * workload.batch_bytes * loaders
 
 
-def _shm(hardware: Hardware, workload: Workload, ranks: int, prefetch: int) -> Cap | None:
+def _shm(hardware: Hardware, workload: Workload, request: Request, ranks: int, prefetch: int) -> Cap | None:
     free = hardware.shm.free_bytes
     if free is None:
         if hardware.system != "Linux" or hardware.shm.total_bytes is None:
@@ -109,6 +112,9 @@ def _shm(hardware: Hardware, workload: Workload, ranks: int, prefetch: int) -> C
     if ranks > 1:
         because += f" / {ranks} ranks"
     because += f" / {format_size(each)} in flight per worker"
+    if value == 0 and request.elastic and hardware.system == "Linux":
+        value = 1
+        because += "; 1 is safe all the same, the elastic loader's batches travel outside it"
     return Cap("shm", value, because, hardware.shm.source)
 
 
@@ -176,7 +182,7 @@ def loader_caps(hardware: Hardware, workload: Workload, request: Request, prefet
         _modality(workload, share, because),
         _demand(workload),
         loader_memory_cap(hardware, workload, request, ranks, bytes_in_flight(workload, prefetch)),
-        _shm(hardware, workload, ranks, prefetch),
+        _shm(hardware, workload, request, ranks, prefetch),
         _files(hardware, workload, prefetch),
         _pids(hardware, workload, ranks),
         _batches(hardware, workload),
