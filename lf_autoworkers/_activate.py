@@ -5,8 +5,6 @@ only, loads no other module of ours until that parser is imported, and never rai
 ``import torch`` fail for everybody. What the parser then does is told by `adapter.parser_hook`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 PARSER_MODULE = "transformers.hf_argparser"
 
-failure: BaseException | None = None
+failure: "BaseException | None" = None
 """What went wrong while arming, for ``lf-autoworkers doctor``; ``None`` if nothing did."""
 
 
@@ -28,11 +26,11 @@ class _Waiting:
     It takes itself off ``sys.meta_path`` the moment its module is asked for.
     """
 
-    def __init__(self, name: str, ready: Callable[[ModuleType], None]) -> None:
+    def __init__(self, name: str, ready: "Callable[[ModuleType], None]") -> None:
         self.name = name
         self.ready = ready
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         if name != self.name:
             return None
         try:
@@ -41,19 +39,19 @@ class _Waiting:
             return None  # another thread is importing it
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find(name, path, target) if find is not None else None
+            spec: "ModuleSpec | None" = find(name, path, target) if find is not None else None
             if spec is not None:
                 self._call_after(spec)
                 return spec
         return None
 
-    def _call_after(self, spec: ModuleSpec) -> None:
+    def _call_after(self, spec: "ModuleSpec") -> None:
         loader, ready = spec.loader, self.ready
         execute = getattr(loader, "exec_module", None)
         if execute is None:
             return
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: "ModuleType") -> None:
             execute(module)
             try:
                 ready(module)
@@ -73,7 +71,7 @@ def _remember(error: BaseException) -> None:
         sys.stderr.write(f"lf-autoworkers: arming failed: {type(error).__name__}: {error}\n")
 
 
-def when_imported(name: str, ready: Callable[[ModuleType], None]) -> None:
+def when_imported(name: str, ready: "Callable[[ModuleType], None]") -> None:
     """Call ``ready`` with the module ``name``: now if it is loaded, else right after it is."""
     module = sys.modules.get(name)
     if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
@@ -82,7 +80,7 @@ def when_imported(name: str, ready: Callable[[ModuleType], None]) -> None:
         sys.meta_path.insert(0, _Waiting(name, ready))  # type: ignore[arg-type]
 
 
-def _hook(module: ModuleType) -> None:
+def _hook(module: "ModuleType") -> None:
     from lf_autoworkers.adapter.parser_hook import install
 
     install(module.HfArgumentParser)
