@@ -93,6 +93,13 @@ def test_of_several_mounts_the_one_that_shows_most_is_used(tmp_path: Path) -> No
     assert paths(machine) == ["/mnt/whole/docker/0a1b", "/mnt/whole/docker", "/mnt/whole"]
 
 
+def test_of_equal_mounts_the_later_one_is_used(tmp_path: Path) -> None:
+    mounts = mount2("/", "/mnt/first") + mount2("/", "/mnt/second")
+    machine = fake_machine(tmp_path, {"/proc/self/mountinfo": mounts, "/proc/self/cgroup": "0::/\n"})
+
+    assert paths(machine) == ["/mnt/second"]
+
+
 def test_blanks_in_a_mount_point_are_unescaped(tmp_path: Path) -> None:
     machine = fake_machine(
         tmp_path, {"/proc/self/mountinfo": mount2("/", r"/mnt/my\040groups"), "/proc/self/cgroup": "0::/a b\n"}
