@@ -219,9 +219,10 @@ class Hardware:
     def with_cpus(self, cpus: float, source: str) -> Hardware:
         """Return a copy in which the node's CPUs are ``cpus``, whatever was detected (a what-if, up or down)."""
         return dataclasses.replace(
-            self, cpu=CpuFacts(self.cpu.host_cpus, self.cpu.host_source, (CpuConstraint("environment", cpus, source),))
+            self,
+            cpu=CpuFacts(self.cpu.host_cpus, self.cpu.host_source, (CpuConstraint("environment", cpus, source),))
             if self.cpu.host_cpus is not None and cpus <= self.cpu.host_cpus
-            else CpuFacts(None, source, (CpuConstraint("environment", cpus, source),))
+            else CpuFacts(None, source, (CpuConstraint("environment", cpus, source),)),
         )
 
     def with_memory_limit(self, limit_bytes: int, source: str) -> Hardware:

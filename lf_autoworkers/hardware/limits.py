@@ -24,14 +24,10 @@ def read_limits(machine: Machine) -> LimitFacts:
     """Return the open files and the processes this process may still have."""
     nofile = machine.probes.nofile
     pids, pids_source = _pids(machine)
-    return LimitFacts(
-        nofile=None if nofile is None else _reachable_nofile(nofile, machine.probes.system),
-        nofile_source="no such limit"
-        if nofile is None
-        else f"RLIMIT_NOFILE soft {_shown(nofile[0])}, hard {_shown(nofile[1])}",
-        pids=pids,
-        pids_source=pids_source,
-    )
+    if nofile is None:
+        return LimitFacts(None, "no RLIMIT_NOFILE", pids, pids_source)
+    source = f"RLIMIT_NOFILE soft {_shown(nofile[0])}, hard {_shown(nofile[1])}"
+    return LimitFacts(_reachable_nofile(nofile, machine.probes.system), source, pids, pids_source)
 
 
 def read_shm(machine: Machine) -> ShmFacts:
@@ -57,8 +53,8 @@ def raise_nofile_limit() -> int | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limits: Rlimit = (None if soft == unlimited else soft, None if hard == unlimited else hard)
     goal = _reachable_nofile(limits, platform.system())
-    if limits[0] is None or goal <= limits[0]:
-        return limits[0]
+    if goal is None or goal == soft:
+        return goal
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
     except (OSError, ValueError):  # a sandbox may forbid it; what was there still holds
@@ -66,10 +62,12 @@ def raise_nofile_limit() -> int | None:
     return goal
 
 
-def _reachable_nofile(limits: Rlimit, system: str) -> int:
+def _reachable_nofile(limits: Rlimit, system: str) -> int | None:
     soft, hard = limits
+    if soft is None:
+        return None
     ceiling = _DARWIN_CEILING if system == "Darwin" else NOFILE_CEILING
-    return max(soft or 0, min(ceiling if hard is None else hard, ceiling))
+    return max(soft, ceiling if hard is None else min(hard, ceiling))
 
 
 def _pids(machine: Machine) -> tuple[int | None, str]:

@@ -15,8 +15,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-_LAUNCHERS = {"torchrun", "lf-autoworkers", "accelerate", "deepspeed"}
-_LAUNCHER_MODULES = {"torch.distributed.run", "torch.distributed.launch", "lf_autoworkers", "lf_autoworkers.cli"}
+_LAUNCHERS = {
+    "torchrun",
+    "lf-autoworkers",
+    "accelerate",
+    "deepspeed",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "lf_autoworkers",
+}
 _TRAINERS = {"llamafactory-cli", "lmf", "llamafactory.cli"}
 _TRAIN_COMMANDS = {"train", "sft", "dpo", "rm"}
 _SHELLS = {"sh", "bash", "dash", "zsh"}
@@ -56,13 +63,21 @@ def _launcher_chain(proc: Path, pid: int) -> Iterator[int]:
 
 def _is_launcher(command: list[str]) -> bool:
     """Tell a launcher of a training run; ``llamafactory-cli webui`` is none, it lives on between runs."""
-    for place, argument in enumerate(command[:4]):
-        name = PurePath(argument).name.removesuffix(".exe")
-        if name in _LAUNCHERS or (name in _LAUNCHER_MODULES and command[place - 1] == "-m"):
-            return True
-        if name in _TRAINERS:
-            return len(command) > place + 1 and command[place + 1] in _TRAIN_COMMANDS
-    return False
+    program, *arguments = _without_interpreter(command) or [""]
+    name = PurePath(program).name.removesuffix(".exe")
+    return name in _LAUNCHERS or (name in _TRAINERS and arguments[:1] != [] and arguments[0] in _TRAIN_COMMANDS)
+
+
+def _without_interpreter(command: list[str]) -> list[str]:
+    """Return the script or module Python runs, and its arguments; ``command`` itself where it is not Python."""
+    if not command or not PurePath(command[0]).name.startswith("python"):
+        return command
+    rest = command[1:]
+    while rest and rest[0].startswith("-"):
+        if rest[0] == "-m":
+            return rest[1:]
+        rest = rest[2:] if rest[0] in ("-X", "-W") else rest[1:]
+    return rest
 
 
 def _descendants(proc: Path, top: int) -> set[int]:
