@@ -1,7 +1,7 @@
 """Batches as a real LLaMA-Factory run collates them: its parser, tokenizer, template, dataset and collator.
 
-Covers the steps of its ``sft``, ``dpo`` and ``kto`` workflows up to the training loader, without the training. Importing
-this module loads LLaMA-Factory and torch.
+Covers the steps of its ``sft``, ``dpo`` and ``kto`` workflows up to the training loader, without the training.
+Importing this module loads LLaMA-Factory and torch.
 """
 
 from __future__ import annotations
