@@ -28,59 +28,65 @@ def batches_of_run(run: RunArguments, rows: int | None, batch_size: int) -> int 
 
 
 def largest_batch(
-    rows: Sequence[RowCost], batch_size: int, batches: int | None, run: RunArguments, geometry: Geometry
+    rows: Sequence[RowCost],
+    weights: Sequence[float] | None,
+    batch_size: int,
+    batches: int | None,
+    run: RunArguments,
+    geometry: Geometry,
 ) -> BatchCost:
     """Return the cost of the largest batch expected among ``batches``; its CPU seconds are those of a mean batch.
 
     Args:
-        rows: Costs of the rows looked at; each stands for the same number of rows.
+        rows: Costs of the rows looked at, at least one.
+        weights: How many rows of the data each of them stands for; ``None`` where they are all the data.
         batch_size: Rows of a batch.
         batches: Batches that the run draws; ``None`` for many.
         run: Arguments of the run.
         geometry: Of the model's processor.
     """
-    if not rows:
-        return BatchCost(0, 0, 0.0)
+
+    def size(batch: Sequence[RowCost]) -> float:
+        return sum(row.floats for row in batch) * run.float_bytes + len(batch) * 24 * max(row.tokens for row in batch)
+
+    if weights is None:
+        batch_size = min(batch_size, len(rows))
     fitting = max(1, _DRAWN_ROWS // batch_size)
     count = min(fitting, batches or fitting)
     runs = max(1, min(_RUNS, fitting // count))
     drawer = random.Random(_SEED)
-    largest = sorted(
-        (max(_drawn(drawer, rows, batch_size, count), key=lambda batch: _weight(batch, run)) for _ in range(runs)),
-        key=lambda batch: _weight(batch, run),
-    )[runs * 3 // 4]
+    maxima = [max(_drawn(drawer, rows, weights, batch_size, count), key=size) for _ in range(runs)]
+    largest = sorted(maxima, key=size)[runs * 3 // 4]
     # A giant too rare to be drawn above still meets ordinary rows somewhere in a long run.
-    giant = max(rows, key=lambda row: _weight((row,), run))
-    middle = sorted(rows, key=lambda row: _weight((row,), run))[len(rows) // 2]
-    with_giant = (giant, *[middle] * (batch_size - 1))
+    ordered = sorted(rows, key=lambda row: size((row,)))
+    with_giant = (ordered[-1], *[ordered[len(rows) // 2]] * (batch_size - 1))
     costs = [batch_cost(batch, run, geometry) for batch in (largest, with_giant)]
-    mean_s = sum(row.cpu_s for row in rows) / len(rows)
-    deepest = max(row.decoded_pixels for row in rows)
-    decoding = max(
-        batch_cost((*batch[1:], _deeper(batch[0], deepest)), run, geometry).decode_bytes
-        for batch in (largest, with_giant)
-    )
+    # Whichever row is decoded at the highest resolution may be in the largest batch.
+    deepest = RowCost(decoded_pixels=max(row.decoded_pixels for row in rows))
+    deep = [batch_cost((*batch[1:], batch[0] + deepest), run, geometry) for batch in (largest, with_giant)]
+    shares = weights or [1.0] * len(rows)
+    mean_s = sum(row.cpu_s * share for row, share in zip(rows, shares, strict=True)) / sum(shares)
     return BatchCost(
         max(cost.batch_bytes for cost in costs),
-        decoding,
+        max(cost.decode_bytes for cost in deep),
         batch_cost([RowCost(cpu_s=mean_s)] * batch_size, run, geometry).cpu_s,
     )
 
 
-def _deeper(row: RowCost, decoded_pixels: float) -> RowCost:
-    return row + RowCost(decoded_pixels=decoded_pixels)
-
-
-def _weight(batch: Sequence[RowCost], run: RunArguments) -> float:
-    floats = sum(row.floats for row in batch)
-    return floats * run.float_bytes + len(batch) * 24 * max(row.tokens for row in batch)
-
-
-def _drawn(drawer: random.Random, rows: Sequence[RowCost], batch_size: int, count: int) -> Iterator[Sequence[RowCost]]:
-    """Yield ``count`` batches: epoch after epoch, each a new order of ``rows``."""
+def _drawn(
+    drawer: random.Random,
+    rows: Sequence[RowCost],
+    weights: Sequence[float] | None,
+    batch_size: int,
+    count: int,
+) -> Iterator[Sequence[RowCost]]:
+    """Yield ``count`` batches: epoch after epoch of all the data, or by chance from a sample of it."""
     order: list[RowCost] = []
     for _ in range(count):
-        while len(order) < batch_size and len(order) < len(rows):
-            order += drawer.sample(rows, len(rows))
+        if weights is not None:
+            yield drawer.choices(rows, weights, k=batch_size)
+            continue
+        if len(order) < batch_size:
+            order = drawer.sample(rows, len(rows))
         yield order[:batch_size]
         del order[:batch_size]

@@ -23,19 +23,29 @@ INT_BYTES = 8
 DECODED_PIXEL_BYTES = 4
 """Pillow keeps an RGB pixel in four bytes."""
 
-PROCESSOR_COPIES = 2.0
-"""Private memory of an image processor at its peak, beside its result, in units of that result."""
+PROCESSOR_COPIES = 3.65
+"""Private memory of an image processor at its peak, beside its result and in units of it (measured 3.3 to 3.7)."""
 
-IMAGE_DECODE_S_PER_PIXEL = 9.5e-9
-VIDEO_DECODE_S_PER_PIXEL = 1.5e-9
-FRAME_KEEP_S_PER_PIXEL = 8e-9
-PROCESS_S_PER_FLOAT = 2.5e-9
+CODEC_BYTES_PER_PIXEL = 40
+"""Memory of a video decoder (reference frames, threads) for each pixel of a frame."""
+
+IMAGE_DECODE_S_PER_PIXEL = 12e-9
+"""JPEG to RGB, and the resize that follows."""
+
+VIDEO_DECODE_S_PER_PIXEL = 1.2e-9
+"""H.264; LLaMA-Factory decodes every frame of a video, whatever it keeps. Measured 0.7 to 1.7 with the content."""
+
+FRAME_KEEP_S_PER_PIXEL = 11e-9
+"""A kept frame's conversion to RGB and its resize."""
+
+PROCESS_S_PER_FLOAT = 12e-9
+"""Rescale, normalise, patches: first use of fresh memory is a good part of it."""
+
 AUDIO_S_PER_SECOND = 5e-3
-TOKEN_S = 1e-6
-BATCH_S = 1e-3
+"""Log-mel features of a second of audio; not measured on files (see `audio_cost`)."""
 
-ROW_EXTRA_TOKENS = 32
-"""Template text around a row: roles, system prompt, separators."""
+TOKEN_S = 0.7e-6
+BATCH_S = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class RowCost:
         tokens: Token ids.
         held_pixels: Pixels of resized media that stay in memory until the whole batch is processed.
         decoded_pixels: Most pixels decoded at full resolution at the same time.
+        codec_pixels: Pixels of the largest frame a video decoder is open for.
         cpu_s: CPU seconds.
     """
 
@@ -56,6 +67,7 @@ class RowCost:
     tokens: int = 0
     held_pixels: float = 0.0
     decoded_pixels: float = 0.0
+    codec_pixels: float = 0.0
     cpu_s: float = 0.0
 
     def __add__(self, other: RowCost) -> RowCost:
@@ -65,6 +77,7 @@ class RowCost:
             self.tokens + other.tokens,
             self.held_pixels + other.held_pixels,
             max(self.decoded_pixels, other.decoded_pixels),
+            max(self.codec_pixels, other.codec_pixels),
             self.cpu_s + other.cpu_s,
         )
 
@@ -124,6 +137,7 @@ def video_cost(video: VideoHeader, run: RunArguments, geometry: Geometry) -> Row
         tokens=frame.tokens * (pairs if geometry.rule == "patches" else frames),
         held_pixels=width * height * frames,
         decoded_pixels=full * (frames if video.decoded else 1),
+        codec_pixels=full if video.decoded else 0,
         cpu_s=full * (searched * VIDEO_DECODE_S_PER_PIXEL + frames * per_frame_s) + floats * PROCESS_S_PER_FLOAT,
     )
 
@@ -178,9 +192,11 @@ def batch_cost(rows: Sequence[RowCost], run: RunArguments, geometry: Geometry) -
     if run.neat_packing and run.stage == "sft" and not run.flash_attention:
         tensor_bytes += count * length**2 * run.float_bytes - count * length * INT_BYTES
     processed_bytes = pairs * total.floats * 4
+    uncast_bytes = processed_bytes if run.float_bytes < 4 else 0
     held_bytes = pairs * total.held_pixels * DECODED_PIXEL_BYTES
     decoding_bytes = total.decoded_pixels * DECODED_PIXEL_BYTES
-    beside = held_bytes + max(decoding_bytes, PROCESSOR_COPIES * processed_bytes)
+    beside = held_bytes + max(decoding_bytes, PROCESSOR_COPIES * processed_bytes) + uncast_bytes
+    beside += total.codec_pixels * CODEC_BYTES_PER_PIXEL
     return BatchCost(
         batch_bytes=int(tensor_bytes),
         decode_bytes=int(beside),

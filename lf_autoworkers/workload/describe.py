@@ -12,14 +12,14 @@ from typing import Any
 
 from .arguments import RunArguments, read_arguments
 from .batches import batches_of_run, largest_batch
-from .cost import RowCost
+from .cost import BatchCost
 from .dataset import DatasetSource, find_datasets, tokenized_dataset
 from .estimate import filler_image, packed, preprocessing_row_bytes, row_costs, tensor_count
 from .facts import Modality, Workload
 from .model import model_folder, weight_files
 from .processor import Geometry, read_geometry
 from .survey import Survey, survey
-from .templates import TemplateMedia, read_templates
+from .templates import TemplateMedia, read_templates, tokenizes_by_header
 
 _DEAREST = (Modality.VIDEO, Modality.IMAGE, Modality.AUDIO)
 
@@ -38,29 +38,35 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
     notes = list(run.notes)
     template = _template(run, template_source, notes)
     model = model_folder(run.model)
-    geometry = read_geometry(template.plugin if template is not None else "", model)
+    plugin = template.plugin if template is not None else ""
+    geometry = read_geometry(plugin, model)
     sources, eval_sources, tokenized = _sources(run, notes)
     media_dir = Path(run.media_dir or (run.dataset_dir if isinstance(run.dataset_dir, str) else "."))
     train = survey(sources, media_dir, run.max_samples)
     evaluation = survey(eval_sources, media_dir, run.max_samples)
-    notes += dict.fromkeys((*train.notes, *evaluation.notes))
+    surveys = (*train, *evaluation)
+    for found in surveys:
+        notes += found.notes
     able = frozenset(_DEAREST) if template is None else template.media
-    everything = (*sources, *eval_sources)
-    modality, modality_source = _modality(run, template, everything, (train, evaluation), notes)
+    assumable = frozenset() if template is None else template.media
+    modality, modality_source = _modality(run, template, surveys, notes)
+    packing = run.packing and not tokenized
 
-    def units(found: Survey) -> list[RowCost]:
-        rows = row_costs(found, run, geometry, able if template is not None else frozenset())
-        return packed(rows, run) if run.packing and not tokenized else rows
+    def loader(found: Sequence[Survey], batch_size: int, batches: int | None) -> BatchCost:
+        rows = row_costs(found, run, geometry, assumable)
+        units = packed(rows, run) if packing else rows
+        return largest_batch(units.costs, units.weights, batch_size, batches, run, geometry)
 
-    rows = units(train)
-    total, exact = _train_rows(run, train, len(rows), packing=run.packing and not tokenized, notes=notes)
-    batches = batches_of_run(run, total, run.train_batch_size)
-    batch = largest_batch(rows, run.train_batch_size, batches, run, geometry)
-    filler = filler_image(run, geometry) if modality is Modality.TEXT and Modality.IMAGE in able else 0
+    total, exact = _train_rows(run, train)
+    if packing and total is not None:
+        rows = row_costs(train, run, geometry, assumable)
+        total, exact = max(1, total * len(packed(rows, run).costs) // len(rows.costs)), False
+        notes.append("Rows are packed into sequences; how many those are is estimated.")
+    batch = loader(train, run.train_batch_size, batches_of_run(run, total, run.train_batch_size))
     eval_bytes = None
     if run.evaluates:
-        eval_rows = units(evaluation) if eval_sources else rows
-        eval_bytes = largest_batch(eval_rows, run.eval_batch_size, None, run, geometry).batch_bytes
+        eval_bytes = loader(evaluation or train, run.eval_batch_size, None).batch_bytes
+    filler = filler_image(run, geometry) if modality is Modality.TEXT and Modality.IMAGE in assumable else 0
     weights = weight_files(model)
     return Workload(
         stage=run.stage,
@@ -74,11 +80,13 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
         eval_batch_size=run.eval_batch_size,
         evaluates=run.evaluates,
         batch_bytes=batch.batch_bytes + filler,
-        batch_source=_batch_source(train, geometry, modality),
+        batch_source=_batch_source(train, total, geometry, modality),
         decode_bytes=batch.decode_bytes,
         batch_cpu_s=batch.cpu_s,
-        files_per_batch=tensor_count(run, everything, able, geometry),
-        preprocessing_row_bytes=preprocessing_row_bytes(train, run, geometry, able),
+        files_per_batch=tensor_count(surveys, run, geometry, able),
+        preprocessing_row_bytes=preprocessing_row_bytes(
+            surveys, run, geometry, assumable, videos_by_header=tokenizes_by_header(template_source, plugin)
+        ),
         checkpoint_bytes=sum(weights) if weights else None,
         largest_shard_bytes=max(weights) if weights else None,
         notes=tuple(dict.fromkeys(notes)),
@@ -121,56 +129,40 @@ def _sources(run: RunArguments, notes: list[str]) -> tuple[tuple[DatasetSource, 
 
 
 def _modality(
-    run: RunArguments,
-    template: TemplateMedia | None,
-    sources: Sequence[DatasetSource],
-    surveys: Sequence[Survey],
-    notes: list[str],
+    run: RunArguments, template: TemplateMedia | None, surveys: Sequence[Survey], notes: list[str]
 ) -> tuple[Modality, str]:
     if run.stage == "pt":
         return Modality.TEXT, "stage pt reads text alone"
     able = frozenset(_DEAREST) if template is None else template.media
-    unseen = (
-        frozenset.intersection(*(s.unseen for s in surveys if s.rows or s.unread))
-        if any(s.rows or s.unread for s in surveys)
-        else frozenset()
-    )
-    for kind in _DEAREST:
-        named = next(((s.name, s.columns[kind]) for s in sources if s.columns and kind in s.columns), None)
-        if named is None:
-            continue
-        if kind not in able:
-            notes.append(
-                f"Dataset {named[0]} has a column of {kind.value} files, but template {run.template} takes none."
-            )
-        elif kind in unseen:
-            notes.append(f"No row has a file in column {named[1]} of dataset {named[0]}.")
-        else:
-            return kind, f"dataset {named[0]}, column {named[1]}"
-    opaque = next((s.name for s in sources if s.columns is None), None)
-    if opaque is not None or not sources:
-        reason = f"columns of dataset {opaque} are unknown" if opaque is not None else "no dataset is named"
-        for kind in _DEAREST if template is not None else ():
-            if kind in able:
-                return kind, f"{reason}; template {run.template} can take {kind.value}"
-        return Modality.TEXT, f"{reason}; assumed"
-    return Modality.TEXT, "no dataset has a column of images, videos or audio"
+    best, because = Modality.TEXT, "no dataset has a column of images, videos or audio"
+    for found in surveys:
+        for kind, column in (found.source.columns or {}).items():
+            if kind not in able:
+                notes.append(f"Dataset {found.source.name} has {column}, which template {run.template} does not take.")
+            elif kind not in (found.kinds or ()):
+                notes.append(f"Dataset {found.source.name} has a column {column}, but no row fills it.")
+            elif best is Modality.TEXT or _DEAREST.index(kind) < _DEAREST.index(best):
+                best, because = kind, f"dataset {found.source.name}, column {column}"
+    opaque = [found.source.name for found in surveys if found.source.columns is None]
+    if opaque or not surveys:
+        reason = f"columns of dataset {opaque[0]} are unknown" if opaque else "no dataset is named"
+        dearest = next((kind for kind in _DEAREST if template is not None and kind in template.media), None)
+        if dearest is not None and (best is Modality.TEXT or _DEAREST.index(dearest) < _DEAREST.index(best)):
+            return dearest, f"{reason}; template {run.template} can take {dearest.value}"
+        if best is Modality.TEXT:
+            return best, f"{reason}; assumed"
+    return best, because
 
 
-def _train_rows(
-    run: RunArguments, train: Survey, units: int, *, packing: bool, notes: list[str]
-) -> tuple[int | None, bool]:
-    """Return rows of the training set after packing and the split for evaluation, and whether they were counted."""
-    total, exact = train.total, train.exact and train.total is not None
-    if total is None or (not train.rows and not total):
+def _train_rows(run: RunArguments, train: Sequence[Survey]) -> tuple[int | None, bool]:
+    """Return the rows of the training set before packing, and whether they were counted."""
+    totals = [found.total for found in train if found.total is not None]
+    if not train or len(totals) < len(train):
         return None, False
+    total = sum(totals)
     if run.val_size > 0:
-        held_out = run.val_size if run.val_size > 1 else math.ceil(run.val_size * total)
-        total = max(0, total - int(held_out))
-    if packing and train.rows:
-        notes.append("Rows are packed into sequences; how many those are is estimated.")
-        total, exact = max(1, total * units // len(train.rows)), False
-    return total, exact
+        total -= int(run.val_size) if run.val_size > 1 else math.ceil(run.val_size * total)
+    return max(0, total), all(found.exact for found in train)
 
 
 def _rows_source(sources: Sequence[DatasetSource], total: int | None, exact: bool) -> str:
@@ -182,14 +174,14 @@ def _rows_source(sources: Sequence[DatasetSource], total: int | None, exact: boo
     return f"{'counted in' if exact else 'estimated from'} {names}"
 
 
-def _batch_source(train: Survey, geometry: Geometry, modality: Modality) -> str:
-    rule = {"patches": "patch rule", "crops": "generic rule (fixed crops)"}.get(geometry.rule, "generic rule")
-    looked = f"{len(train.rows)} rows looked at" if train.rows else "no row could be looked at, largest size assumed"
-    if train.rows and train.total is not None:
-        looked += f" of {train.total}"
+def _batch_source(train: Sequence[Survey], total: int | None, geometry: Geometry, modality: Modality) -> str:
+    rows = [row for found in train for row in found.rows]
+    if not rows:
+        return "no row could be looked at; the largest LLaMA-Factory allows was assumed"
+    looked = f"{len(rows)} rows looked at" + (f" of {total}" if total is not None else "")
     if modality is Modality.TEXT:
-        return f"{looked}, tokens guessed from text"
-    sizes = [i.width * i.height for row in train.rows for i in row.images]
-    sizes += [v.width * v.height for row in train.rows for v in row.videos]
-    largest = max(sizes, default=0)
-    return f"{looked}, {rule}" + (f", largest {largest / 1e6:.1f} MP" if largest else "")
+        return f"{looked}, tokens guessed from the text"
+    sizes = [item.width * item.height for row in rows for item in row.images]
+    sizes += [item.width * item.height for row in rows for item in row.videos]
+    rule = "patch rule" if geometry.rule == "patches" else "generic rule"
+    return f"{looked}, {rule}" + (f", largest {max(sizes) / 1e6:.1f} MP" if sizes else "")

@@ -8,36 +8,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from lf_autoworkers.units import MIB
 
 from .arguments import RunArguments
 from .cost import RowCost, audio_cost, batch_cost, image_cost, text_cost, video_cost
-from .dataset import DatasetSource
 from .facts import Modality
 from .media import AudioHeader, ImageHeader, VideoHeader
 from .processor import Geometry
 from .survey import Survey, SurveyedRow
 
 _ASSUMED_AUDIO_S = 30.0
+_TEMPLATE_TOKENS = 32
+"""Tokens that a chat template puts around a row: roles, separators, a short system prompt."""
 
 
-def row_costs(found: Survey, run: RunArguments, geometry: Geometry, able: frozenset[Modality]) -> list[RowCost]:
+@dataclass(frozen=True, slots=True)
+class CostedRows:
+    """Rows of some datasets and what they cost.
+
+    Attributes:
+        costs: One for each row looked at, or assumed; never empty.
+        weights: How many rows of the data each stands for; ``None`` where they are all the data.
+    """
+
+    costs: tuple[RowCost, ...]
+    weights: tuple[float, ...] | None
+
+
+def row_costs(
+    surveys: Sequence[Survey], run: RunArguments, geometry: Geometry, able: frozenset[Modality]
+) -> CostedRows:
     """Return the costs of the rows looked at, and of one assumed row for what could not be looked at.
 
     Args:
-        found: What was seen of the datasets.
+        surveys: What was seen of each dataset.
         run: Arguments of the run.
         geometry: Of the model's processor.
         able: Media the template takes; a dataset of unknown columns is assumed to bring the dearest of them.
     """
-    rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for row in found.rows]
-    assumed = [frozenset(source.columns) if source.columns is not None else able for source in found.unread]
-    unreadable = found.seen - {kind for row in found.rows for kind in _kinds(row)}
-    if unreadable:
-        assumed.append(unreadable)
-    rows += [_row_cost(_assumed_row(kinds, run), run, geometry, tokenized=False) for kinds in assumed]
-    return rows or [text_cost(run.cutoff_len)]
+    costs: list[RowCost] = []
+    weights: list[float] = []
+    for found in surveys:
+        rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for row in found.rows]
+        unread = found.seen - {kind for row in found.rows for kind in _kinds(row)}
+        if not found.rows or unread:
+            kinds = able if found.kinds is None else unread or found.kinds
+            rows.append(_row_cost(_assumed_row(kinds, run), run, geometry, tokenized=False))
+        costs += rows
+        weights += [max(1, found.total or 1) / len(rows)] * len(rows)
+    if not costs:
+        return CostedRows((text_cost(run.cutoff_len),), (1.0,))
+    whole = all(found.complete and found.rows and found.source.samples is None for found in surveys)
+    return CostedRows(tuple(costs), None if whole else tuple(weights))
 
 
 def _kinds(row: SurveyedRow) -> frozenset[Modality]:
@@ -69,18 +93,19 @@ def _row_cost(row: SurveyedRow, run: RunArguments, geometry: Geometry, *, tokeni
         media += audio_cost(audio, run, geometry)
     if tokenized:
         return media.with_tokens(row.text_tokens)
-    return media.with_tokens(min(run.cutoff_len, media.tokens + row.text_tokens))
+    return media.with_tokens(min(run.cutoff_len, media.tokens + row.text_tokens + _TEMPLATE_TOKENS))
 
 
-def packed(rows: Sequence[RowCost], run: RunArguments) -> list[RowCost]:
+def packed(rows: CostedRows, run: RunArguments) -> CostedRows:
     """Return the sequences of ``cutoff_len`` tokens that ``rows`` are packed into, filled in the order given."""
     sequences, current = [], RowCost()
-    for row in rows:
+    for row in rows.costs:
         if current.tokens and current.tokens + row.tokens > run.cutoff_len:
             sequences.append(current)
             current = RowCost()
         current += row
-    return [sequence.with_tokens(run.cutoff_len) for sequence in (*sequences, current)]
+    full = tuple(sequence.with_tokens(run.cutoff_len) for sequence in (*sequences, current))
+    return CostedRows(full, None if rows.weights is None else (1.0,) * len(full))
 
 
 def filler_image(run: RunArguments, geometry: Geometry) -> int:
@@ -90,29 +115,48 @@ def filler_image(run: RunArguments, geometry: Geometry) -> int:
     return batch_cost((image_cost(ImageHeader(64, 64), run, geometry),), run, geometry).batch_bytes
 
 
-def tensor_count(
-    run: RunArguments, sources: Sequence[DatasetSource], able: frozenset[Modality], geometry: Geometry
-) -> int:
+def tensor_count(surveys: Sequence[Survey], run: RunArguments, geometry: Geometry, able: frozenset[Modality]) -> int:
     """Return the tensors of one batch: ids, mask, labels, positions, and two for each kind of media.
 
-    ``sources`` of unknown columns, and a VL template (blank image for a batch without any), count as the media that
-    the template takes.
+    Datasets of unknown columns count as the media that the template takes, and a VL template has an image in every
+    batch.
     """
     if run.stage == "pt":
         return 3
-    kinds = {kind for source in sources for kind in (able if source.columns is None else source.columns)} & able
+    kinds = {kind for found in surveys for kind in (able if found.kinds is None else found.kinds)} & able
     if Modality.IMAGE in able and not kinds & {Modality.IMAGE, Modality.VIDEO}:
         kinds.add(Modality.IMAGE)
     kto = 4 if run.stage == "kto" else 0  # kl_input_ids, kl_attention_mask, kl_labels, kto_tags
     return 3 + 2 * len(kinds) + (2 if geometry.positions else 0) + kto
 
 
-def preprocessing_row_bytes(found: Survey, run: RunArguments, geometry: Geometry, able: frozenset[Modality]) -> int:
+def preprocessing_row_bytes(
+    surveys: Sequence[Survey],
+    run: RunArguments,
+    geometry: Geometry,
+    able: frozenset[Modality],
+    *,
+    videos_by_header: bool,
+) -> int:
     """Return the private memory that the largest row takes while it is tokenised, rounded up to a whole MiB.
 
     Media are decoded and processed one row at a time, tokens alone are kept. Only the rows that every rank of a node
     has seen count, since all ranks must come to the same number of processes.
+
+    Args:
+        surveys: What was seen of each dataset.
+        run: Arguments of the run.
+        geometry: Of the model's processor.
+        able: Media the template takes.
+        videos_by_header: Whether a video with a complete header is not decoded to tokenise its row.
     """
-    firm = Survey(found.rows[: found.firm], found.firm, seen=found.seen, unread=found.unread, tokenized=found.tokenized)
-    costs = [batch_cost((row,), run, geometry) for row in row_costs(firm, run, geometry, able)]
+
+    def decoded(row: SurveyedRow) -> SurveyedRow:
+        headless = [v for v in row.videos if not (videos_by_header and v.decoded and v.duration_s > 0)]
+        return replace(row, videos=tuple(headless))
+
+    firm = [replace(found, rows=tuple(decoded(row) for row in found.rows[: found.firm])) for found in surveys]
+    rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for found in firm for row in found.rows]
+    rows += [row for found in firm if not found.rows for row in row_costs((found,), run, geometry, able).costs]
+    costs = [batch_cost((row,), run, geometry) for row in rows or [text_cost(run.cutoff_len)]]
     return math.ceil(max(cost.batch_bytes + cost.decode_bytes for cost in costs) / MIB) * MIB

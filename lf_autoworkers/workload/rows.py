@@ -1,8 +1,8 @@
 """Some rows of a dataset file and how many it holds, without reading more than a bounded part of it.
 
-Covers the file types LLaMA-Factory accepts: json, jsonl, csv, txt, parquet, arrow. Files up to ``WHOLE_BYTES`` are read
-whole, so that rows are counted; of larger ones only a few windows are read and rows are estimated from the file's size
-(parquet and arrow say how many they have). Which files make a dataset is told by `dataset`.
+Covers the file types LLaMA-Factory accepts: json, jsonl, csv, txt, parquet, arrow. Small text files are read whole, so
+that rows are counted; of larger ones only a few windows are read and rows are estimated from the file's size (parquet
+and arrow say how many they have). Which files make a dataset is told by `dataset`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lf_autoworkers.units import KIB, MIB
 
-WHOLE_BYTES = 16 * MIB
-"""Largest text file parsed whole: `json.loads` takes about 0.1 s for it on one core of a small virtual machine."""
-
-_COUNT_LINES_BYTES = 128 * MIB
+_COUNT_LINES_BYTES = 64 * MIB
 _WINDOW_BYTES = 512 * KIB
 _WINDOWS = 8
 
@@ -36,11 +33,13 @@ class RowSample:
         rows: The rows read, in file order.
         total: Rows of the whole file; an estimate unless ``exact``; ``None`` where even that is impossible.
         exact: Whether ``total`` was counted.
+        parsed_bytes: Bytes of text that were parsed whole.
     """
 
     rows: tuple[dict[str, Any], ...]
     total: int | None
     exact: bool
+    parsed_bytes: int = 0
 
     @property
     def complete(self) -> bool:
@@ -48,8 +47,13 @@ class RowSample:
         return self.exact and self.total == len(self.rows)
 
 
-def read_rows(path: Path, limit: int) -> RowSample:
-    """Return rows of ``path``: all of a small text file, else up to about ``limit`` of its head or spread over it.
+def read_rows(path: Path, limit: int, whole_bytes: int) -> RowSample:
+    """Return rows of ``path``: all of a small text file, else some of its head or spread over it.
+
+    Args:
+        path: A file whose ending says what it is.
+        limit: About how many rows to read of a parquet or arrow file.
+        whole_bytes: Largest text file to parse whole.
 
     Raises:
         OSError: The file cannot be read.
@@ -62,11 +66,11 @@ def read_rows(path: Path, limit: int) -> RowSample:
     if kind == "arrow":
         return _read_arrow(path, limit)
     if kind == "json":
-        return _read_json(path)
+        return _read_json(path, whole_bytes)
     if kind == "csv":
-        return _read_csv(path)
+        return _read_csv(path, whole_bytes)
     if kind == "text":
-        return _read_lines(path, _text_row)
+        return _read_lines(path, whole_bytes, _text_row)
     raise ValueError(f"{path.name} is none of {', '.join(sorted(FILE_TYPES))}")
 
 
@@ -78,21 +82,21 @@ def _text_row(line: str) -> Any:
     return {"text": line}
 
 
-def _read_json(path: Path) -> RowSample:
+def _read_json(path: Path, whole_bytes: int) -> RowSample:
     with path.open("rb") as file:
         head = file.read(4 * KIB).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"["):
-        return _read_json_array(path)
+        return _read_json_array(path, whole_bytes)
     if head.startswith(b"{"):
-        return _read_lines(path, json.loads)
+        return _read_lines(path, whole_bytes, json.loads)
     raise ValueError(f"{path.name} starts neither with [ nor with {{")
 
 
-def _read_json_array(path: Path) -> RowSample:
+def _read_json_array(path: Path, whole_bytes: int) -> RowSample:
     size = path.stat().st_size
-    if size <= WHOLE_BYTES:
+    if size <= whole_bytes:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
-        return RowSample(_rows_of(values), len(values), True)
+        return RowSample(_rows_of(values), len(values), True, size)
     text = _window(path, 0, _WINDOWS * _WINDOW_BYTES)
     values, end = [], text.index("[") + 1
     decoder = json.JSONDecoder()
@@ -109,11 +113,11 @@ def _read_json_array(path: Path) -> RowSample:
     return RowSample(_rows_of(values), total, False)
 
 
-def _read_lines(path: Path, parse: Any) -> RowSample:
+def _read_lines(path: Path, whole_bytes: int, parse: Callable[[str], Any]) -> RowSample:
     size = path.stat().st_size
-    if size <= WHOLE_BYTES:
+    if size <= whole_bytes:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        return RowSample(_rows_of([parse(line) for line in lines]), len(lines), True)
+        return RowSample(_rows_of([parse(line) for line in lines]), len(lines), True, size)
     lines = []
     for window in range(_WINDOWS):
         start = (size - _WINDOW_BYTES) * window // (_WINDOWS - 1)
@@ -141,16 +145,16 @@ def _count_lines(path: Path) -> int:
     return count + (last != b"\n")
 
 
-def _read_csv(path: Path) -> RowSample:
+def _read_csv(path: Path, whole_bytes: int) -> RowSample:
     size = path.stat().st_size
-    whole = size <= WHOLE_BYTES
+    whole = size <= whole_bytes
     text = path.read_text(encoding="utf-8-sig") if whole else _window(path, 0, _WINDOWS * _WINDOW_BYTES)
     try:
         rows = tuple(dict(row) for row in csv.DictReader(io.StringIO(text)))
     except csv.Error as error:
         raise ValueError(f"{path.name}: {error}") from error
     if whole:
-        return RowSample(rows, len(rows), True)
+        return RowSample(rows, len(rows), True, size)
     return RowSample(rows[:-1], size * len(rows) // len(text.encode()), False)
 
 

@@ -1,7 +1,7 @@
 """What a sample of the rows really holds: sizes of their media and lengths of their text.
 
-Covers reading rows of the datasets found by `dataset` and the headers of their media, within a time limit. What they
-cost is told by `cost`.
+Covers reading rows of the datasets found by `dataset` and the headers of their media, within limits of bytes and time.
+What they cost is told by `cost`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lf_autoworkers.units import MIB
 
 from .dataset import DatasetSource
 from .facts import Modality
@@ -24,9 +26,13 @@ MOST_ROWS = 2048
 """Rows of each dataset that are looked at while time allows."""
 
 BUDGET_S = 0.3
-"""Seconds for the headers beyond ``FIRST_ROWS``."""
+"""Seconds for the headers of all rows beyond the first ones."""
 
-_HARD_LIMIT_S = 2.0
+WHOLE_BYTES = 24 * MIB
+"""Bytes of text files, all datasets together, that are parsed whole; about 0.2 s on a small virtual machine."""
+
+_GIVE_UP_S = 2.0
+_FILES = 8
 
 _Header = TypeVar("_Header", ImageHeader, VideoHeader, AudioHeader)
 
@@ -39,7 +45,7 @@ class SurveyedRow:
         images: Its images.
         videos: Its videos.
         audios: Its audio clips.
-        text_tokens: Tokens of its text; guessed from its length unless the data is tokenised already.
+        text_tokens: Tokens of its text, guessed from its length; of the whole row where it is tokenised already.
     """
 
     images: tuple[ImageHeader, ...] = ()
@@ -50,38 +56,45 @@ class SurveyedRow:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen of some datasets.
+    """What was seen of one dataset.
 
     Attributes:
-        rows: The rows looked at; the first ``firm`` of them depend on the data alone, not on the time it took.
-        firm: How many rows any process on this machine sees.
-        total: Rows of all datasets together, ``num_samples`` and ``max_samples`` applied; ``None`` where unknown.
+        source: The dataset.
+        rows: The rows looked at; none where it cannot be read.
+        firm: How many of them, from the first, any process on this machine sees, however slow its disk is.
+        total: Rows of the dataset, ``num_samples`` and ``max_samples`` applied; ``None`` where unknown.
         exact: Whether ``total`` was counted.
-        seen: Kinds of media that the rows looked at name.
-        unseen: Kinds of media that no row names although all rows were read.
-        unread: Datasets of which no row could be looked at.
-        tokenized: Whether ``text_tokens`` are counts that include the media's tokens.
+        seen: Kinds of media that the rows looked at name, readable or not.
+        complete: Whether all rows were looked at.
+        tokenized: Whether its rows hold token ids already, those of the media among them.
         notes: One sentence for each thing that could not be read.
     """
 
+    source: DatasetSource
     rows: tuple[SurveyedRow, ...] = ()
     firm: int = 0
-    total: int | None = 0
-    exact: bool = True
+    total: int | None = None
+    exact: bool = False
     seen: frozenset[Modality] = frozenset()
-    unseen: frozenset[Modality] = frozenset()
-    unread: tuple[DatasetSource, ...] = ()
+    complete: bool = False
     tokenized: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> frozenset[Modality] | None:
+        """Kinds of media the dataset can bring; ``None`` where unknown."""
+        if self.source.columns is None:
+            return None
+        return self.seen if self.complete else frozenset(self.source.columns)
 
 
 @dataclass(slots=True)
 class _Tally:
-    firm: list[SurveyedRow] = field(default_factory=list)
-    more: list[SurveyedRow] = field(default_factory=list)
+    rows: list[SurveyedRow] = field(default_factory=list)
+    firm: int = 0
+    looked: int = 0
     seen: set[Modality] = field(default_factory=set)
     broken: dict[Modality, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def survey(
@@ -90,8 +103,8 @@ def survey(
     max_samples: int | None,
     *,
     clock: Callable[[], float] = time.monotonic,
-) -> Survey:
-    """Return what a sample of the rows of ``sources`` holds.
+) -> tuple[Survey, ...]:
+    """Return what a sample of the rows of each of ``sources`` holds.
 
     Args:
         sources: Datasets as `dataset.find_datasets` or `dataset.tokenized_dataset` give them.
@@ -99,84 +112,82 @@ def survey(
         max_samples: Rows LLaMA-Factory takes of each dataset; ``None`` for all.
         clock: Seconds from any start; tests inject their own.
     """
-    start, tally = clock(), _Tally()
-    totals: list[int | None] = []
-    exact, complete, tokenized = True, True, False
-    unread: list[DatasetSource] = []
+    start, surveys, whole_bytes = clock(), [], WHOLE_BYTES
     for source in sources:
-        if source.note is not None:
-            tally.notes.append(source.note)
-        sample = _read(source, tally)
-        if sample is None or not sample.rows:
-            unread.append(source)
-        total = None if sample is None else _taken(source, sample.total, max_samples)
-        totals.append(total)
-        exact = exact and sample is not None and sample.exact and not source.sliced
-        if sample is not None:
-            complete = complete and sample.complete and len(sample.rows) <= MOST_ROWS
-            tokenized = tokenized or any(isinstance(row.get("input_ids"), int) for row in sample.rows[:1])
-            complete &= _look(source, sample.rows, media_dir, tally, start, clock)
-    known = [total for total in totals if total is not None]
-    declared = {kind for source in sources for kind in source.columns or ()}
-    for kind, count in tally.broken.items():
-        tally.notes.append(f"{count} {kind.value} files of the rows looked at are missing or cannot be read.")
-    return Survey(
-        rows=(*tally.firm, *tally.more),
-        firm=len(tally.firm),
-        total=sum(known) if len(known) == len(totals) else None,
-        exact=exact,
-        seen=frozenset(tally.seen),
-        unseen=frozenset(declared - tally.seen) if complete and not unread else frozenset(),
-        unread=tuple(unread),
-        tokenized=tokenized,
-        notes=tuple(tally.notes),
-    )
-
-
-def _read(source: DatasetSource, tally: _Tally) -> RowSample | None:
-    """Return the rows of all files of ``source`` as one sample; ``None`` where it has none that can be read."""
-    rows: list[dict[str, Any]] = []
-    total: int | None = 0
-    exact = True
-    for file in source.files:
         try:
-            sample = read_rows(file, MOST_ROWS)
+            sample = _read(source, whole_bytes)
         except (OSError, ValueError, ImportError) as error:
-            tally.notes.append(f"Dataset {source.name}: {file} cannot be read ({error}).")
-            return None
+            surveys.append(Survey(source, notes=(f"Dataset {source.name} cannot be read ({error}).",)))
+            continue
+        if sample is None:
+            surveys.append(Survey(source, notes=() if source.note is None else (source.note,)))
+            continue
+        whole_bytes = max(0, whole_bytes - sample.parsed_bytes)
+        surveys.append(_look(source, sample, media_dir, max_samples, lambda: clock() - start))
+    return tuple(surveys)
+
+
+def _read(source: DatasetSource, whole_bytes: int) -> RowSample | None:
+    """Return rows of the files of ``source`` as one sample; ``None`` where it has no file.
+
+    Raises:
+        OSError, ValueError, ImportError: As `rows.read_rows`.
+    """
+    if not source.files:
+        return None
+    files = [source.files[i * len(source.files) // _FILES] for i in range(_FILES)]
+    rows: list[dict[str, Any]] = []
+    total, exact, parsed, sampled = 0, True, 0, 0
+    for file in dict.fromkeys(files):
+        sample = read_rows(file, MOST_ROWS, max(0, whole_bytes - parsed))
         rows += sample.rows
-        total = None if total is None or sample.total is None else total + sample.total
-        exact = exact and sample.exact
-    return RowSample(tuple(rows), total, exact) if source.files else None
-
-
-def _taken(source: DatasetSource, total: int | None, max_samples: int | None) -> int | None:
-    if source.samples is not None:
-        total = source.samples
-    if total is not None and max_samples is not None:
-        total = min(total, max_samples)
-    return total
+        parsed += sample.parsed_bytes
+        sampled += file.stat().st_size
+        if sample.total is None:
+            return RowSample(tuple(rows), None, False, parsed)
+        total, exact = total + sample.total, exact and sample.exact
+    everything = sum(file.stat().st_size for file in source.files)
+    if len(source.files) > _FILES and sampled:
+        total, exact = total * everything // sampled, False
+    return RowSample(tuple(rows), total, exact, parsed)
 
 
 def _look(
     source: DatasetSource,
-    rows: Sequence[Mapping[str, Any]],
+    sample: RowSample,
     media_dir: Path,
-    tally: _Tally,
-    start: float,
-    clock: Callable[[], float],
-) -> bool:
-    """Look at rows of one dataset, evenly spread ones first; return whether all were looked at."""
-    looked = 0
+    max_samples: int | None,
+    elapsed: Callable[[], float],
+) -> Survey:
+    """Look at rows of one dataset, evenly spread ones first."""
+    # max_samples takes the first rows, num_samples any.
+    rows = sample.rows if source.samples is not None else sample.rows[:max_samples]
+    total = sample.total if source.samples is None else source.samples
+    if total is not None and max_samples is not None:
+        total = min(total, max_samples)
+    tally = _Tally()
     for index in _spread(len(rows)):
-        elapsed = clock() - start
-        if elapsed > _HARD_LIMIT_S or (looked >= FIRST_ROWS and elapsed > BUDGET_S):
+        if elapsed() > (BUDGET_S if tally.looked >= FIRST_ROWS else _GIVE_UP_S):
             break
         row = _row(source, rows[index], media_dir, tally)
+        tally.looked += 1
         if row is not None:
-            (tally.firm if looked < FIRST_ROWS else tally.more).append(row)
-        looked += 1
-    return looked == len(rows)
+            tally.rows.append(row)
+            tally.firm += tally.looked <= FIRST_ROWS
+    return Survey(
+        source,
+        rows=tuple(tally.rows),
+        firm=tally.firm,
+        total=total,
+        exact=(sample.exact or source.samples is not None) and not source.sliced and total is not None,
+        seen=frozenset(tally.seen),
+        complete=tally.looked == len(rows) and (sample.complete or len(rows) == max_samples),
+        tokenized=any(isinstance(row.get("input_ids"), int) for row in rows[:1]),
+        notes=tuple(
+            f"Dataset {source.name}: {count} {kind.value} files of {tally.looked} rows are missing or unreadable."
+            for kind, count in tally.broken.items()
+        ),
+    )
 
 
 def _spread(count: int) -> Iterator[int]:

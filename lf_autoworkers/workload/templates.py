@@ -17,6 +17,9 @@ _TOKENS = ("image_token", "video_token", "audio_token")
 _TOKEN_MEDIA = dict(zip(_TOKENS, (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO), strict=True))
 
 
+_HEADER_METHOD = "def _get_qwen_video_grid_metadata("
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateMedia:
     """What one chat template accepts.
@@ -59,6 +62,19 @@ def read_templates(source: Path) -> dict[str, TemplateMedia]:
             if name is not None:
                 templates[name] = _media(plugin)
     return templates
+
+
+def tokenizes_by_header(source: Path | None, plugin: str) -> bool:
+    """Return whether this LLaMA-Factory counts a video's tokens from its header (0.9.5 and later, Qwen-VL's plugins).
+
+    Earlier releases, and other plugins, decode the whole video to tokenise its row.
+    """
+    if source is None or plugin not in {"qwen2_vl", "qwen3_vl"}:
+        return False
+    try:
+        return _HEADER_METHOD in source.with_name("mm_plugin.py").read_text("utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def _called(call: ast.Call) -> str:
