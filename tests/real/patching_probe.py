@@ -2,7 +2,8 @@
 
     python patching_probe.py WHAT FOLDER
 
-A child of ``test_patching_llamafactory.py``; each function below is one WHAT. FOLDER holds the tokenizer and rows.jsonl.
+A child of ``test_patching_llamafactory.py``; each probe below is one WHAT. FOLDER holds base.json, a training config,
+and gets the answer, WHAT-RANK.json.
 """
 
 from __future__ import annotations
@@ -33,22 +34,9 @@ def hide_plugin() -> None:
 
 
 def arguments(**more: Any) -> dict[str, Any]:
-    """A training config for the rows in FOLDER."""
-    return {
-        "model_name_or_path": str(FOLDER / "model"),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset": "rows",
-        "dataset_dir": str(FOLDER),
-        "template": "qwen",
-        "cutoff_len": 256,
-        "output_dir": str(FOLDER / "output"),
-        "report_to": "none",
-        "max_steps": 4,
-        "use_cpu": True,
-        **more,
-    }
+    """The config in FOLDER with ``more`` in it."""
+    base: dict[str, Any] = json.loads((FOLDER / "base.json").read_text())
+    return {**base, **more}
 
 
 def attempt(action: Any) -> Any:
@@ -71,7 +59,7 @@ def without_plugin() -> dict[str, Any]:
         return [data_args.preprocessing_num_workers, training_args.dataloader_num_workers]
 
     def parse_list(*tokens: str) -> Any:
-        pairs = [f"--{key}={value}" for key, value in arguments().items()]
+        pairs = [f"--{key}={value}" for key, value in arguments().items() if not key.endswith("num_workers")]
         return get_train_args([*pairs, *tokens])[2].dataloader_num_workers
 
     return {
@@ -131,7 +119,9 @@ def streaming() -> dict[str, Any]:
         model_args, data_args, training_args, *_ = get_train_args(config)
         module = load_tokenizer(model_args)
         template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-        dataset: Any = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
+        dataset: Any = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)[
+            "train_dataset"
+        ]
         return {
             "rows": len(list(dataset)),
             "shards": dataset.n_shards,
@@ -186,12 +176,12 @@ def webui() -> dict[str, Any]:
     engine = next(thing for thing in gc.get_objects() if type(thing) is Engine)
     values = {element: getattr(element, "value", None) for element in engine.manager.get_elem_list()}
     by_id = {engine.manager.get_id_by_elem(element): element for element in values}
-    values[by_id["top.model_path"]] = str(FOLDER / "model")
+    values[by_id["top.model_path"]] = arguments()["model_name_or_path"]
     values[by_id["top.model_name"]] = "Custom"
     values[by_id["top.template"]] = "qwen"
     for tab in ("train", "eval"):
-        values[by_id[f"{tab}.dataset_dir"]] = str(FOLDER)
-        values[by_id[f"{tab}.dataset"]] = ["rows"]
+        values[by_id[f"{tab}.dataset_dir"]] = arguments()["dataset_dir"]
+        values[by_id[f"{tab}.dataset"]] = [arguments()["dataset"]]
         values[by_id[f"{tab}.output_dir"]] = f"out-{tab}"
     values[by_id["train.compute_type"]] = "fp32"
 
@@ -210,11 +200,11 @@ def webui() -> dict[str, Any]:
 
 
 def train_without_plugin() -> None:
-    """``llamafactory-cli train`` on the config in FOLDER, in an environment without the plugin."""
+    """``llamafactory-cli train`` on FOLDER/base.json as YAML, in an environment without the plugin."""
     hide_plugin()
     from llamafactory.cli import main
 
-    sys.argv = ["llamafactory-cli", "train", str(FOLDER / "train.yaml")]
+    sys.argv = ["llamafactory-cli", "train", str(FOLDER / "base.yaml")]
     main()
 
 
@@ -230,5 +220,4 @@ PROBES = {
 
 if __name__ == "__main__":
     result = PROBES[WHAT]()
-    target = FOLDER / f"{WHAT}-{os.environ.get('RANK', '0')}.result.json"
-    target.write_text(json.dumps(result, default=str))
+    (FOLDER / f"{WHAT}-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result, default=str))
