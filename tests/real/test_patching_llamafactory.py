@@ -1,0 +1,182 @@
+"""What each patch does to a real LLaMA-Factory 0.9.5, next to what the stock one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lf_autoworkers import patching
+from lf_autoworkers.demo import write_config
+from tests.lab import Lab, Outcome
+from tests.unit.patching import trees
+
+pytestmark = pytest.mark.real
+
+PROBE = Path(__file__).with_name("patching_probe.py")
+#: TORCH_DEVICE_BACKEND_AUTOLOAD: keeps the plugin's own hook out, so that what is seen is the patches' doing.
+OFF = "0"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories for PYTHONPATH: the installed 0.9.5 as it is, and a copy with all patches."""
+    installed = trees.installed_pristine()
+    if installed is None or installed[0] != "0.9.5":
+        pytest.skip("the installed LLaMA-Factory is no pristine 0.9.5")
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("stock", "patched"):
+        shutil.copytree(installed[1], folder / name / "llamafactory", ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patching.apply(path=folder / "patched")
+    return {name: folder / name for name in ("stock", "patched")}
+
+
+def probe(lab: Lab, sources: Path, what: str, **changes: Any) -> dict[str, Any]:
+    """Run the probe ``what`` in ``sources`` without the plugin's hook and return its report."""
+    numbers = {"preprocessing_num_workers": None, "dataloader_num_workers": None}
+    (lab.scratch / "base.json").write_text(json.dumps(lab.values("text", use_cpu=True, **numbers, **changes)))
+    outcome = lab.run(
+        [sys.executable, PROBE, what, lab.scratch], PYTHONPATH=str(sources), TORCH_DEVICE_BACKEND_AUTOLOAD=OFF
+    )
+    assert outcome.code == 0, outcome.text[-3000:]
+    report: dict[str, Any] = json.loads((lab.scratch / f"{what}-0.json").read_text())
+    return report
+
+
+def test_json_config(lab: Lab, sources: dict[str, Path]) -> None:
+    broken = "AttributeError: 'PosixPath' object has no attribute 'read'"
+    assert probe(lab, sources["stock"], "configs") == {"v0": broken, "v1": broken}
+    config = {"model": "m", "batching_workers": 4, "note": "日本"}
+    assert probe(lab, sources["patched"], "configs") == {"v0": config, "v1": 4}
+
+
+def test_fingerprint(lab: Lab, sources: dict[str, Path]) -> None:
+    stock = probe(lab, sources["stock"], "fingerprints")
+    patched = probe(lab, sources["patched"], "fingerprints")
+    for stage in ("aligned", "tokenized"):
+        assert len(set(stock[stage])) == 3
+        # The one that did not name a number before, so that its caches stay valid.
+        assert set(patched[stage]) == {stock[stage][0]}
+    assert patched["kept"] == stock["kept"] == [None, 2, 3]
+
+
+def test_streaming_on_one_rank(lab: Lab, sources: dict[str, Path]) -> None:
+    stock = probe(lab, sources["stock"], "streaming")
+    some = {"rows": 240, "shards": 4, "workers": 4}
+    assert stock["none"].startswith("StopIteration")
+    assert stock["more than rows"].startswith("ValueError: Unable to shard a dataset of size 3 into 4 shards")
+    assert stock["some"] == some
+    assert stock["tokenized"]["shards"] == 1
+    assert probe(lab, sources["patched"], "streaming") == {
+        "none": {"rows": 240, "shards": 1, "workers": 0},
+        "some": some,
+        "more than rows": {"rows": 3, "shards": 3, "workers": 3},
+        "tokenized": {"rows": 40, "shards": 4, "workers": 4},
+    }
+
+
+def read_by_two_ranks(lab: Lab, sources: Path, workers: int) -> list[Counter[int]]:
+    """Rows read by each worker of each of two ranks; no row may be missing or read twice."""
+    numbers = {"preprocessing_num_workers": None, "dataloader_num_workers": None}
+    values = lab.values("text", use_cpu=True, bf16=False, **numbers)
+    (lab.scratch / "base.json").write_text(json.dumps(values))
+    outcome = lab.run(
+        ["torchrun", "--standalone", "--nproc_per_node", "2", PROBE, "shards", lab.scratch],
+        PYTHONPATH=str(sources),
+        PROBE_WORKERS=str(workers),
+        OMP_NUM_THREADS="1",
+        TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
+    )
+    assert outcome.code == 0, outcome.text[-3000:]
+    reports = [json.loads((lab.scratch / f"shards-{rank}.json").read_text()) for rank in (0, 1)]
+    texts = json.loads((Path(values["dataset_dir"]) / "text.json").read_text())
+    assert sorted(row for report in reports for _, row in report["read"]) == sorted(t["instruction"] for t in texts)
+    return [Counter(worker for worker, _ in report["read"]) for report in reports]
+
+
+def test_streaming_on_two_ranks(lab: Lab, sources: dict[str, Path]) -> None:
+    stock = read_by_two_ranks(lab, sources["stock"], 3)
+    assert stock == [{0: 80, 1: 80}, {0: 80}]
+    assert read_by_two_ranks(lab, sources["patched"], 3) == [{0: 40, 1: 40, 2: 40}] * 2
+    assert read_by_two_ranks(lab, sources["patched"], 1) == [{0: 120}] * 2
+
+
+def test_web_ui(lab: Lab, sources: dict[str, Path]) -> None:
+    assert probe(lab, sources["stock"], "webui")["train writes"] == 16
+    patched = probe(lab, sources["patched"], "webui")
+    for tab in ("train", "eval"):
+        assert (patched[f"{tab} writes"], patched[f"{tab} previews"]) == ("auto", 1)
+        assert patched[f"{tab} resolves"] == "None" or int(patched[f"{tab} resolves"]) > 0
+
+
+def test_without_the_plugin_numbers_work_and_auto_stops(lab: Lab, sources: dict[str, Path]) -> None:
+    found = probe(lab, sources["patched"], "without-plugin")
+    stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): run `pip install"
+    assert found["numbers"] == [2, 3]
+    assert found["list numbers"] == found["v1 numbers"] == 3
+    assert found["dict"].startswith(f"SystemExit: `preprocessing_num_workers: auto` {stop}")
+    assert found["list"] == found["equals"]
+    assert found["list"].startswith(f"SystemExit: `dataloader_num_workers: auto` {stop}")
+    assert found["v1"].startswith(f"SystemExit: `batching_workers: auto` {stop}")
+    assert found["webui"] == 16
+
+
+def decided_once(outcome: Outcome) -> None:
+    assert outcome.code == 0, outcome.text[-3000:]
+    for field in ("preprocessing_num_workers", "dataloader_num_workers"):
+        assert len(outcome.lines(field)) == 1, outcome.text[-3000:]
+
+
+@pytest.mark.parametrize("autoload", [OFF, None])
+def test_training_in_the_patched_tree(autoload: str | None, lab: Lab, sources: dict[str, Path]) -> None:
+    """Through the patched parser alone, and with the plugin's hook active beside it: the same, said once."""
+    config = lab.config("text", max_steps=2)
+    outcome = lab.train(
+        config,
+        PYTHONPATH=str(sources["patched"]),
+        LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="2",
+        TORCH_DEVICE_BACKEND_AUTOLOAD=autoload,
+    )
+    decided_once(outcome)
+    assert outcome.decided["dataloader_num_workers"] == 2
+    assert max(outcome.most_workers.values(), default=0) == 2
+    assert "is ignored" not in outcome.text
+
+
+def test_two_ranks_in_the_patched_tree(lab: Lab, sources: dict[str, Path]) -> None:
+    outcome = lab.train(
+        lab.config("text", max_steps=2),
+        PYTHONPATH=str(sources["patched"]),
+        FORCE_TORCHRUN="1",
+        NPROC_PER_NODE="2",
+        OMP_NUM_THREADS="1",
+        TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
+    )
+    decided_once(outcome)
+
+
+def test_training_without_the_plugin_stops_with_a_sentence(lab: Lab, sources: dict[str, Path]) -> None:
+    write_config(lab.scratch / "base.yaml", lab.values("text"))
+    outcome = lab.run(
+        [sys.executable, PROBE, "train-without-plugin", lab.scratch],
+        PYTHONPATH=str(sources["patched"]),
+        TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
+    )
+    assert outcome.code == 1
+    assert "_num_workers: auto` needs lf-autoworkers" in outcome.text.splitlines()[-1]
+    assert "Traceback" not in outcome.text
+
+
+def test_the_children_really_ran_the_copies(lab: Lab, sources: dict[str, Path]) -> None:
+    code = "import llamafactory; print(llamafactory.__file__)"
+    for name, folder in sources.items():
+        outcome = lab.run([sys.executable, "-c", code], PYTHONPATH=str(folder))
+        assert outcome.text.strip().endswith(f"{name}{os.sep}llamafactory{os.sep}__init__.py")
