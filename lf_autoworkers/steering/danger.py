@@ -57,6 +57,27 @@ class Danger:
     exhaustion_s: float = math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why one worker more does not fit.
+
+    Attributes:
+        kind: ``memory`` or ``shm``.
+        source: The file that holds the limit.
+        limit_bytes: The limit.
+        headroom_bytes: Bytes left below it.
+        need_bytes: What the trainer, the running workers and one more may yet take.
+        line_bytes: What has to stay free.
+    """
+
+    kind: str
+    source: str
+    limit_bytes: int
+    headroom_bytes: int
+    need_bytes: int
+    line_bytes: int
+
+
 class Judge:
     """Measures a reading against the limits, knowing what grows and what a worker costs."""
 
@@ -80,21 +101,26 @@ class Judge:
             return replace(worst, level=PressureLevel.SHRINK)
         return worst
 
-    def room(self, reading: Reading, view: LoaderView) -> bool:
-        """Whether one worker more would leave every level above its SHRINK line, all at their own peaks."""
+    def shortage(self, reading: Reading, view: LoaderView) -> Shortage | None:
+        """Return what forbids one worker more, all at their own peaks; ``None`` if there is room for it."""
         held = {worker.pid: worker for worker in reading.workers}
         waiting = (view.batch_bytes or 0) * view.prefetch
         to_come = sum(self._costs.still_to_come_bytes(held.get(pid)) for pid in view.live)
         one_more = self._costs.still_to_come_bytes(None) + waiting
         need = (self._costs.trainer_reserve_bytes(view) + to_come + one_more) * self._around.ranks
         for level in reading.seen:
-            if (level.headroom_bytes or 0) - need < self._lines(level.limit_bytes or 0)[PressureLevel.SHRINK]:
-                return False
+            limit, headroom = level.limit_bytes or 0, level.headroom_bytes or 0
+            line = self._lines(limit)[PressureLevel.SHRINK]
+            if headroom - need < line:
+                return Shortage("memory", level.source, limit, headroom, need, line)
         shm = reading.shm
         if shm is None or not shm.total_bytes or shm.free_bytes is None:
-            return True
-        in_flight = (view.batch_bytes or 0) * len(view.live)
-        return shm.free_bytes - (in_flight + waiting) * self._around.ranks >= self._shm_line(shm.total_bytes)
+            return None
+        need = ((view.batch_bytes or 0) * len(view.live) + waiting) * self._around.ranks
+        line = self._shm_line(shm.total_bytes)
+        if shm.free_bytes - need < line:
+            return Shortage("shm", shm.source, shm.total_bytes, shm.free_bytes, need, line)
+        return None
 
     def _lines(self, limit_bytes: int) -> dict[PressureLevel, int]:
         return {

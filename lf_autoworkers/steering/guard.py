@@ -6,10 +6,11 @@ holds every constant, `controller` takes the readings and carries the acts out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lf_autoworkers.steering.danger import Danger, Judge, Surroundings
+from lf_autoworkers.steering.danger import Danger, Judge, Shortage, Surroundings
 from lf_autoworkers.steering.incidents import Incidents
 from lf_autoworkers.steering.limits import GuardLimits, PressureLevel
 from lf_autoworkers.steering.readings import LoaderView, Reading
@@ -57,12 +58,14 @@ class Verdict:
         danger: The worst limit of this reading.
         act: What to do; its kind is HOLD most of the time.
         poll_s: Seconds until the next reading should be taken.
+        shortage: Why there are fewer workers than wanted though nothing is wrong; ``None`` otherwise.
     """
 
     level: PressureLevel
     danger: Danger
     act: Act
     poll_s: float
+    shortage: Shortage | None = None
 
 
 class Guard:
@@ -85,6 +88,9 @@ class Guard:
         self._suspected_s: float | None = None
         self._calmer_s: float | None = None
         self._normal_s: float | None = None
+        self._now_s = float("-inf")
+        self._shortage: Shortage | None = None
+        self._oom_kills: int | None = None
         self._leaving: tuple[int, float, bool] | None = None  # pid, since, killed
         self._ready_s = float("-inf")
         self._recycled_s = float("-inf")
@@ -92,21 +98,32 @@ class Guard:
         self._floor_kills: list[int] = []
         self._gave_up = False
 
-    def step(self, reading: Reading, view: LoaderView) -> Verdict:
+    @property
+    def settling(self) -> bool:
+        """Whether the last act is still taking effect: a worker on its way out, or its memory not yet back."""
+        return self._leaving is not None or self._now_s < self._ready_s
+
+    def step(self, reading: Reading, view: LoaderView, take_turn: Callable[[], bool] = lambda: True) -> Verdict:
         """Take one reading and return what to do about it.
 
         Args:
             reading: Never older than the one before.
             view: The loader when it was taken.
+            take_turn: Asked before workers are shed: whether this rank may act now, or another one of the node is.
         """
+        self._now_s = reading.at_s
         self.costs.add(reading)
         self._growth.add(reading, explained=self.costs.starting(reading, view))
         danger = self._judge.danger(reading, view)
         self._follow(danger, reading.at_s)
+        self._shortage = None
         act = self._choose(reading, view, danger)
+        if act.kind in (ActKind.RETIRE, ActKind.KILL) and act.target < view.target and not take_turn():
+            act = Act(ActKind.HOLD, view.target, view.prefetch)
         if act.kind is not ActKind.HOLD:
             self._remember(act, view, reading.at_s)
-        return Verdict(self.level, danger, act, self._poll_s(danger, view))
+        self._oom_kills = reading.oom_kills if reading.oom_kills is not None else self._oom_kills
+        return Verdict(self.level, danger, act, self._poll_s(danger, view), self._shortage)
 
     def may_start(self, reading: Reading, view: LoaderView) -> bool:
         """Return whether one worker more may be forked at this moment; changes nothing.
@@ -116,9 +133,14 @@ class Guard:
         """
         if not view.live:
             return True
+        if self._killed_since(reading):
+            return False  # the next step decides how many stay
         if not reading.seen:
             return not self.incidents.any
         return self._judge.danger(reading, view).level < PressureLevel.SHRINK
+
+    def _killed_since(self, reading: Reading) -> bool:
+        return reading.oom_kills is not None and self._oom_kills is not None and reading.oom_kills > self._oom_kills
 
     def _follow(self, danger: Danger, now: float) -> None:
         """Move the level: up at once or after a second look, down only after a calm while."""
@@ -150,6 +172,8 @@ class Guard:
     def _choose(self, reading: Reading, view: LoaderView, danger: Danger) -> Act:
         hold = Act(ActKind.HOLD, view.target, view.prefetch)
         now = reading.at_s
+        if self._killed_since(reading) and view.target > 1:
+            return Act(ActKind.RETIRE, max(1, view.target // 2), 1)
         # The level has memory; an act also needs the danger to be there still.
         level = min(self.level, danger.level)
         if self._leaving is not None:
@@ -225,9 +249,13 @@ class Guard:
         if not self.incidents.may_grow(now, calm_since=self._normal_s):
             return None
         ceiling = self.incidents.ceiling(view.wanted, now)
-        if view.target < ceiling and len(view.live) >= view.target and self._judge.room(reading, view):
+        more = view.target < ceiling and len(view.live) >= view.target
+        deeper = view.target >= ceiling and view.prefetch < view.wanted_prefetch
+        if more or deeper:
+            self._shortage = self._judge.shortage(reading, view)
+        if self._shortage is None and more:
             return Act(ActKind.START, view.target + 1, view.prefetch)
-        if view.prefetch < view.wanted_prefetch and view.target >= ceiling and self._judge.room(reading, view):
+        if self._shortage is None and deeper:
             return Act(ActKind.RESTORE, view.target, view.wanted_prefetch)
         return None
 
