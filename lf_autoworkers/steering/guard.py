@@ -174,6 +174,8 @@ class Guard:
         now = reading.at_s
         if self._killed_since(reading) and view.target > 1:
             return Act(ActKind.RETIRE, max(1, view.target // 2), 1)
+        if not view.elastic and len(view.live) > view.target:
+            return hold  # what was decided takes effect with the next epoch
         # The level has memory; an act also needs the danger to be there still.
         level = min(self.level, danger.level)
         if self._leaving is not None:
@@ -197,7 +199,7 @@ class Guard:
         return self._recycle(reading, view) or self._grow(reading, view) or hold
 
     def _emergency(self, reading: Reading, view: LoaderView, danger: Danger) -> Act | None:
-        if danger.kind != "memory":
+        if danger.kind != "memory" or not view.elastic:
             return self._shrink(reading, view, danger)
         victim = self.costs.largest(reading, view.live)
         if victim is None:
@@ -214,7 +216,7 @@ class Guard:
     def _shrink(self, reading: Reading, view: LoaderView, danger: Danger) -> Act | None:
         victim = self.costs.largest(reading, view.live)
         grown = 0 if victim is None else self.costs.leak_bytes(victim)
-        rests = reading.at_s - self._recycled_s < self.limits.cooldown_s
+        rests = reading.at_s - self._recycled_s < self.limits.cooldown_s or not view.elastic
         if victim is not None and danger.kind == "memory" and grown > (view.batch_bytes or 0) and not rests:
             return Act(ActKind.RECYCLE, view.target, view.prefetch, victim, grown)
         if view.prefetch > 1 and danger.exhaustion_s > self.limits.shrink_exhaustion_s:
@@ -234,7 +236,7 @@ class Guard:
         return Act(ActKind.GIVE_UP, view.target, view.prefetch)
 
     def _recycle(self, reading: Reading, view: LoaderView) -> Act | None:
-        if reading.at_s - self._recycled_s < self.limits.recycle_pause_s:
+        if not view.elastic or reading.at_s - self._recycled_s < self.limits.recycle_pause_s:
             return None
         leaky = tuple(pid for pid in view.live if self.costs.leaks(pid, view.batch_bytes))
         victim = self.costs.largest(reading, leaky)

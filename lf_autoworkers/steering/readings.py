@@ -85,6 +85,8 @@ class LoaderView:
         wanted_prefetch: The same as the plan or the user set it.
         batch_bytes: Bytes of the largest batch seen; before the first, what the plan expects; ``None`` if unknown.
         steps: Training steps finished.
+        elastic: Whether workers can leave at any moment; else a change waits for the next epoch, and a killed worker
+            would end the run.
     """
 
     wanted: int
@@ -94,3 +96,4 @@ class LoaderView:
     wanted_prefetch: int = 2
     batch_bytes: int | None = None
     steps: int = 0
+    elastic: bool = True
