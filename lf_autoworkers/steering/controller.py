@@ -76,7 +76,9 @@ class Controller:
         self._turn = turn or Turn(None)
         self._clock = clock
         self.record = Record(journal, loader, orders.wanted)
+        # While observing, what was only said is kept here, so that the next word follows from it.
         self._prefetch = orders.prefetch
+        self._imagined = orders.wanted if orders.observe else None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -160,8 +162,8 @@ class Controller:
         finished = {worker.pid: self.record.finished(worker.pid) for worker in workers}
         view = LoaderView(
             wanted=self._orders.wanted,
-            target=max(1, stats.target),
-            live=tuple(finished),
+            target=max(1, stats.target if self._imagined is None else self._imagined),
+            live=tuple(finished)[: self._imagined],
             prefetch=self._prefetch,
             wanted_prefetch=self._orders.prefetch,
             batch_bytes=self.record.batch_bytes or self._orders.batch_bytes,
@@ -185,8 +187,10 @@ class Controller:
                 self._logger.info(line)
         elif self.record.worth_saying(act.kind, reading.at_s):
             self._logger.warning(line)
-        if not self._orders.observe:
+        if self._imagined is None:
             self._obey(act, view)
+        else:
+            self._prefetch, self._imagined = act.prefetch, act.target
 
     def _obey(self, act: Act, view: LoaderView) -> None:
         if act.prefetch != view.prefetch:
