@@ -82,7 +82,7 @@ class Controller:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failed = self._closed = False
+        self._begun = self._failed = self._closed = False
         self._idle_s: float | None = None
         self._starved_s: float | None = None
         self._told_short = False
@@ -92,19 +92,36 @@ class Controller:
 
     def attach(self) -> None:
         """Take the loader over, before its first worker: one worker for now, every start asked for."""
-        with self._lock:
-            now = self._clock()
-            reading = self._sensor.read(now, {})
-            oom_group = bool(self._sensor.facts.oom_group)
-            line = messages.start_line(reading, self._orders.wanted, oom_group=oom_group, observe=self._orders.observe)
-            self._logger.info(line)
-            for problem in self._sensor.problems:
-                self._logger.warning("memory guard: %s", problem)
-            self.record.start(reading, self._orders.observe, oom_group)
         self._detach = self._loader.subscribe(self._on_event)
         self._loader.may_start = self.may_start
         if not self._orders.observe and self._orders.elastic and self._orders.wanted > 1:
             self._loader.resize(1)
+
+    def begin(self) -> None:
+        """Take the first reading, say what is guarded, wake up. Called when loading is about to begin; once counts."""
+        if self._failed or self._closed:
+            return
+        try:
+            with self._lock:
+                if not self._begun:
+                    self._begun = True
+                    self._say_start()
+            self._awake()
+        except Exception as error:
+            self._fail(error)
+
+    def _say_start(self) -> None:
+        reading = self._sensor.read(self._clock(), {})
+        oom_group = bool(self._sensor.facts.oom_group)
+        line = messages.start_line(reading, self._orders.wanted, oom_group=oom_group, observe=self._orders.observe)
+        (self._logger.info if reading.seen else self._logger.warning)(line)
+        for problem in self._sensor.problems:
+            self._logger.warning("memory guard: %s", problem)
+        self.record.start(reading, self._orders.observe, oom_group)
+
+    def finish(self) -> None:
+        """Write the totals: training is over. Loaders of a later evaluation are guarded all the same."""
+        self.record.summary(self._step)
 
     def close(self) -> None:
         """Stop the thread, let go of the loader, write the summary. Twice is harmless."""
@@ -118,7 +135,8 @@ class Controller:
             self._detach()
         self._loader.may_start = None
         self._turn.give_back()
-        self.record.summary(self._step)
+        if self._begun:
+            self.record.summary(self._step)
 
     def finish_step(self, step: int) -> None:
         """Note that the trainer has finished a step (0: it is about to begin)."""
@@ -126,10 +144,8 @@ class Controller:
 
     def may_start(self) -> bool:
         """Answer the loader, on the trainer's thread: may it start one worker more?"""
-        if self._failed or self._closed:
-            return True
-        self._awake()
-        if self._orders.observe:
+        self.begin()
+        if self._failed or self._closed or self._orders.observe:
             return True
         try:
             stats, workers = self._loader.stats(), self._loader.workers()
@@ -221,7 +237,7 @@ class Controller:
             self._logger.info(line)
 
     def _watch_idle(self, view: LoaderView) -> None:
-        if view.live:
+        if view.live or not self._orders.elastic:
             self._idle_s = None
         elif self._idle_s is None:
             self._idle_s = self._clock()

@@ -114,7 +114,7 @@ class Judge:
             if headroom - need < line:
                 return Shortage("memory", level.source, limit, headroom, need, line)
         shm = reading.shm
-        if shm is None or not shm.total_bytes or shm.free_bytes is None:
+        if view.elastic or shm is None or not shm.total_bytes or shm.free_bytes is None:
             return None
         need = ((view.batch_bytes or 0) * len(view.live) + waiting) * self._around.ranks
         line = self._shm_line(shm.total_bytes)
@@ -165,7 +165,9 @@ class Judge:
 
     def _shm_danger(self, reading: Reading, view: LoaderView) -> Danger | None:
         shm = reading.shm
-        if shm is None or not shm.total_bytes or shm.free_bytes is None or not view.batch_bytes or not view.live:
+        if view.elastic or shm is None or not shm.total_bytes or shm.free_bytes is None:
+            return None  # the elastic loader's batches are memory files of no file system
+        if not view.batch_bytes or not view.live:
             return None
         # Each worker may write one more batch before anybody can stop it.
         line = self._shm_line(shm.total_bytes) + view.batch_bytes * len(view.live) * self._around.ranks

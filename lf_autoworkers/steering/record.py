@@ -52,6 +52,7 @@ class Record:
         self._said: dict[ActKind, float] = {}
         self._acts: dict[str, int] = {}
         self._lost = 0
+        self._summed: Mapping[str, Any] = {}
         self._first_s: float | None = None
         self._last_s = 0.0
 
@@ -137,8 +138,12 @@ class Record:
             self._journal.write("worker_lost", step or 0, **dataclasses.asdict(event))
 
     def summary(self, step: int | None) -> None:
-        """Write the totals of the run."""
-        self._journal.write("summary", step or 0, **self._totals())
+        """Write the totals of the run, unless nothing happened since they were last written."""
+        totals = self._totals()
+        if totals == self._summed:
+            return
+        self._summed = totals
+        self._journal.write("summary", step or 0, **totals)
 
     def _totals(self) -> Mapping[str, Any]:
         stats = self._loader.stats()
@@ -153,7 +158,7 @@ class Record:
             "tightest_headroom_bytes": headroom,
             "tightest_limit_bytes": limit,
             "tightest_source": source,
-            "acts": self._acts,
+            "acts": dict(self._acts),
             "lost_workers": stats.lost_workers,
             "killed_from_outside": self._lost,
             "redone_batches": stats.redone_batches,

@@ -184,6 +184,8 @@ def test_a_guard_that_fails_gives_the_plan_back(
 
 def test_closing_twice_is_harmless(bench: Bench) -> None:
     bench.controller.attach()
+    assert bench.controller.may_start()
+    bench.controller.finish()
     bench.controller.close()
     bench.controller.close()
     assert [event["event"] for event in read_journal(bench.journal)].count("summary") == 1

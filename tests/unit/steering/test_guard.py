@@ -166,7 +166,7 @@ def test_small_shared_memory_sheds_without_killing() -> None:
     target, prefetch = 4, 2
     for tick in range(200):
         live = tuple(range(1, target + 1))
-        view = LoaderView(4, target, live, prefetch, 2, batch_bytes=20 * MIB, steps=3)
+        view = LoaderView(4, target, live, prefetch, 2, batch_bytes=20 * MIB, steps=3, elastic=False)
         shm = ShmFacts(64 * MIB, free, "/dev/shm")
         act = guard.step(Reading(tick * 0.5, (MemoryLevel(64 * GIB, GIB, "m"),), shm=shm), view).act
         target, prefetch = act.target, act.prefetch
