@@ -70,6 +70,26 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command and its arguments")
     run.set_defaults(act=_run)
 
+    patch = verbs.add_parser("patch", help="source patches for LLaMA-Factory: look, put in, take out")
+    acts = patch.add_subparsers(required=True, metavar="status|apply|revert|diff")
+    for name, says in (
+        ("status", "which patches are in"),
+        ("apply", "put patches in"),
+        ("revert", "take them out, byte for byte"),
+        ("diff", "show what they change"),
+    ):
+        act = acts.add_parser(name, help=says)
+        act.add_argument("--path", type=Path, metavar="DIR", help="a checkout, its src, or the package itself")
+        if name != "status":
+            act.add_argument("names", nargs="*", metavar="NAME", help="all of them if none is named")
+        if name in ("apply", "revert"):
+            act.add_argument("--dry-run", action="store_true", help="show the change, leave the files alone")
+        act.set_defaults(act=_patch, verb=name)
+
+    report = verbs.add_parser("report", help="what happened in a run, on one screen")
+    report.add_argument("output_dir", nargs="?", type=Path, default=Path(), metavar="OUTPUT_DIR", help="the run's output_dir")
+    report.set_defaults(act=_report)
+
     demo = verbs.add_parser("demo", help="train a tiny offline model with auto on this machine")
     demo.add_argument("--out", type=Path, metavar="DIR", help="where to build it (default: ./autoworkers-demo)")
     demo.set_defaults(act=_demo)
@@ -110,6 +130,27 @@ def _run(options: argparse.Namespace) -> int:
         print("usage: lf-autoworkers run -- CMD ...", file=sys.stderr)
         return 2
     return run(command)
+
+
+def _patch(options: argparse.Namespace) -> int:
+    from lf_autoworkers import patching
+
+    if options.verb == "status":
+        outcome = patching.status(options.path)
+    elif options.verb == "diff":
+        outcome = patching.diff(options.names, options.path)
+    else:
+        change = patching.apply if options.verb == "apply" else patching.revert
+        outcome = change(options.names, options.path, dry_run=options.dry_run)
+    print("\n".join(outcome.text))
+    return outcome.exit_code
+
+
+def _report(options: argparse.Namespace) -> int:
+    from lf_autoworkers.report.summary import report
+
+    print(report(options.output_dir))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

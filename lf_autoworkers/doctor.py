@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from lf_autoworkers import __version__
 from lf_autoworkers.adapter.versions import RUN_WITH, SEAMS, is_known
+from lf_autoworkers.errors import AutoWorkersError
 from lf_autoworkers.hardware import Machine, detect_hardware, save_machine
+from lf_autoworkers.patching import lost_patches
 from lf_autoworkers.settings import PREFIX, read_settings
 from lf_autoworkers.units import GIB, format_count, format_size
 
@@ -92,7 +94,16 @@ def diagnose(environ: Mapping[str, str]) -> list[Finding]:
     findings += _probe(python or Path(sys.executable), environ)
     findings += _environment(environ)
     findings += _machine()
+    findings += _patches()
     return findings
+
+
+def _patches() -> list[Finding]:
+    try:
+        lost = lost_patches()
+    except AutoWorkersError as error:
+        return [Finding("warn", "patches", str(error), "lf-autoworkers patch status")]
+    return [Finding("warn", "patches", lost.sentence(), "lf-autoworkers patch status")] if lost is not None else []
 
 
 def _script(name: str, environ: Mapping[str, str]) -> tuple[Path | None, Finding]:
@@ -242,4 +253,7 @@ def save_this_machine(folder: Path) -> str:
         AutoWorkersError: The folder holds something already, or cannot be written.
     """
     save_machine(folder, Machine.live())
-    return f"This machine is in {folder}; elsewhere: lf-autoworkers explain CONFIG --machine {os.fspath(folder)}"
+    return (
+        f"This machine is in {folder} (raw kernel files: look at proc/self/mountinfo before you publish them); "
+        f"elsewhere: lf-autoworkers explain CONFIG --machine {os.fspath(folder)}"
+    )

@@ -1,13 +1,14 @@
 """Preprocessing with several processes: threads of forked children, and the dataset fingerprint.
 
-Covers two things LLaMA-Factory and `datasets` leave open. A child of ``Dataset.map`` inherits torch's intra-op
-threads: several children fight over the cores, and a child deadlocks where the parent has run an OpenMP region. And
-LLaMA-Factory pickles its data arguments into the fingerprint, so another number of processes would preprocess
+Covers what LLaMA-Factory and `datasets` leave open. A child of ``Dataset.map`` inherits torch's intra-op threads:
+several children fight over the cores, and a child deadlocks where the parent has run an OpenMP region. Any child
+inherits the one CPU that ``OMP_PROC_BIND`` left the parent's main thread. And LLaMA-Factory pickles its data arguments into the fingerprint, so another number of processes would preprocess
 everything anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import sys
@@ -16,14 +17,19 @@ from typing import Any
 from lf_autoworkers._activate import when_imported
 
 _one_thread = False
+_cpus: tuple[int, ...] = ()
 _registered = False
 _fingerprint = False
 
 
-def one_thread_per_child() -> None:
-    """From now on every forked child of this process runs one intra-op thread; the parent's count is untouched."""
-    global _one_thread, _registered
-    _one_thread = True
+def prepare_children(cpus: tuple[int, ...]) -> None:
+    """From now on every forked child of this process runs one intra-op thread; the parent's count is untouched.
+
+    Args:
+        cpus: The CPUs a child may use where OpenMP took them from the parent's main thread; empty to leave it alone.
+    """
+    global _one_thread, _registered, _cpus
+    _one_thread, _cpus = True, cpus
     if not _registered and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_limit_child)
         _registered = True
@@ -36,6 +42,9 @@ def _limit_child() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+    if _cpus:
+        with contextlib.suppress(OSError):  # the child then stays where it is
+            os.sched_setaffinity(0, _cpus)
 
 
 def keep_fingerprint() -> None:

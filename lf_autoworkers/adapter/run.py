@@ -1,8 +1,8 @@
 """What a resolved ``auto`` sets in motion beside its number, and what the log is told.
 
-Covers the log lines and the switches of one training run: intra-op threads of forked children, the dataset
-fingerprint, shards of a streamed dataset, the count stored with checkpoints. Each is armed for a run that said
-``auto`` and disarmed by the next one that does not. How each works is told where it lives.
+Covers the log lines and the switches of one training run: what forked children inherit, the dataset fingerprint,
+shards of a streamed dataset, the count stored with checkpoints, the elastic loader and its guard. Each is armed for a
+run that said ``auto`` and disarmed by the next one that does not. How each works is told where it lives.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lf_autoworkers.adapter import mapping, streaming, trainer_hooks
+from lf_autoworkers.adapter import mapping, streaming, trainer, trainer_hooks
 from lf_autoworkers.adapter.config import is_auto, whole_number
+from lf_autoworkers.adapter.dataloader import install_elastic, uninstall_elastic
 from lf_autoworkers.adapter.resolve import Resolution
 from lf_autoworkers.hardware import raise_nofile_limit
 from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD, V1_LOADER_FIELD
@@ -41,7 +42,8 @@ def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
         return
     plan, request = resolution.plan, resolution.request
     _attempt("raising the limit of open files", raise_nofile_limit)
-    _attempt("limiting threads of forked children", mapping.one_thread_per_child)
+    cpus = resolution.hardware.cpu.unshrunk_cpus
+    _attempt("preparing forked children", lambda: mapping.prepare_children(cpus))
     if request.preprocessing:
         _attempt("keeping the dataset fingerprint", mapping.keep_fingerprint)
     loader = plan.decision(LOADER_FIELD)
@@ -51,7 +53,24 @@ def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
         readers = 1 if request.dispatches_batches else resolution.hardware.ranks.world_size
         count = loader.value
         _attempt("sharding the streamed dataset", lambda: streaming.shard_for(count, readers))
-    _attempt("preparing the trainer", lambda: trainer_hooks.arm(resolution, named))
+        _attempt("storing the count with checkpoints", lambda: trainer_hooks.arm(count))
+    _attempt("starting the elastic loader and its guard", lambda: _steer(resolution, loader.value, named))
+
+
+def _steer(resolution: Resolution, count: int, named: Mapping[str, Any]) -> None:
+    """Make the Trainer's loaders elastic, unless told not to or a stream is read, and guard the run's memory."""
+    sensor = trainer.make_sensor(resolution)
+    elastic = None
+    if resolution.request.elastic and not resolution.workload.streaming and count > 0:
+        limit = resolution.hardware.memory.limit
+        elastic = install_elastic(
+            count,
+            count,
+            oom_kills=sensor.oom_kills,
+            memory_limit_bytes=lambda: limit[0] if limit else None,
+            logger=log(),
+        )
+    trainer.arm(resolution, named, sensor, elastic.run if elastic is not None else None)
 
 
 def end() -> None:
@@ -59,6 +78,8 @@ def end() -> None:
     mapping.disarm()
     streaming.disarm()
     trainer_hooks.disarm()
+    trainer.disarm()
+    uninstall_elastic()
 
 
 def say(resolution: Resolution, reading: EnvironmentReading, named: Mapping[str, Any]) -> None:

@@ -1,30 +1,25 @@
-"""The Trainer's part in a run with ``auto``: the worker count that travels with a streamed run's checkpoints.
+"""The worker count that travels with a streamed run's checkpoints, written whenever the Trainer saves one.
 
-Covers what must wait until transformers' Trainer exists.
+Covers the Trainer's side; `checkpoint` knows the file. The guard's callback is `trainer`'s.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lf_autoworkers._activate import when_imported
 from lf_autoworkers.adapter.checkpoint import save_count
-from lf_autoworkers.adapter.resolve import Resolution
-from lf_autoworkers.plan.decision import LOADER_FIELD
 
 _count: int | None = None
 
 
-def arm(resolution: Resolution, named: Mapping[str, Any]) -> None:
-    """Prepare the Trainer of this run, once it is imported."""
+def arm(count: int) -> None:
+    """Have the Trainer of this run store ``count`` with each checkpoint."""
     global _count
-    loader = resolution.plan.decision(LOADER_FIELD)
-    if resolution.workload.streaming and loader is not None and isinstance(loader.value, int):
-        _count = loader.value
-        when_imported("transformers.trainer", _install)
+    _count = count
+    when_imported("transformers.trainer", _install)
 
 
 def _install(module: Any) -> None:
