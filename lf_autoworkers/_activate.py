@@ -34,12 +34,12 @@ class _Waiting:
         if name != self.name:
             return None
         try:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
         except ValueError:
             return None  # another thread is importing it
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec: "ModuleSpec | None" = find(name, path, target) if find is not None else None
+            spec: ModuleSpec | None = find(name, path, target) if find is not None else None
             if spec is not None:
                 self._call_after(spec)
                 return spec
@@ -77,7 +77,7 @@ def when_imported(name: str, ready: "Callable[[ModuleType], None]") -> None:
     if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
         ready(module)
     else:
-        sys.meta_path.insert(0, _Waiting(name, ready))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Waiting(name, ready))
 
 
 def _hook(module: "ModuleType") -> None:

@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = verbs.add_parser("doctor", help="whether the hook is active here, and what stands in its way")
     doctor.add_argument("--json", action="store_true", help="the findings as JSON")
-    doctor.add_argument("--save-machine", type=Path, metavar="DIR", help="write this machine's facts for explain --machine")
+    doctor.add_argument(
+        "--save-machine", type=Path, metavar="DIR", help="write this machine's facts for explain --machine"
+    )
     doctor.set_defaults(act=_doctor)
 
     run = verbs.add_parser("run", help="run a command with the hook armed, where PyTorch cannot arm it")
@@ -87,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         act.set_defaults(act=_patch, verb=name)
 
     report = verbs.add_parser("report", help="what happened in a run, on one screen")
-    report.add_argument("output_dir", nargs="?", type=Path, default=Path(), metavar="OUTPUT_DIR", help="the run's output_dir")
+    report.add_argument(
+        "output_dir", nargs="?", type=Path, default=Path(), metavar="OUTPUT_DIR", help="the run's output_dir"
+    )
     report.set_defaults(act=_report)
 
     demo = verbs.add_parser("demo", help="train a tiny offline model with auto on this machine")
@@ -99,9 +103,18 @@ def _parser() -> argparse.ArgumentParser:
 def _explain(options: argparse.Namespace) -> int:
     from lf_autoworkers.adapter.explaining import explain
 
-    what_if = {"CPUS": options.cpus, "MEMORY_LIMIT": options.memory, "SHM": options.shm, "LOCAL_WORLD_SIZE": options.ranks}
+    what_if = {
+        "CPUS": options.cpus,
+        "MEMORY_LIMIT": options.memory,
+        "SHM": options.shm,
+        "LOCAL_WORLD_SIZE": options.ranks,
+    }
     found = explain(
-        options.config, options.overrides, os.environ, {k: v for k, v in what_if.items() if v is not None}, options.machine
+        options.config,
+        options.overrides,
+        os.environ,
+        {k: v for k, v in what_if.items() if v is not None},
+        options.machine,
     )
     print(json.dumps(found.as_json, indent=2) if options.json else found.text, end="\n" if options.json else "")
     return 0

@@ -181,7 +181,9 @@ def run_demo(folder: Path) -> int:
         raise AutoWorkersError('LLaMA-Factory is not installed here; run: pip install "lf-autoworkers[llamafactory]"')
     if folder.exists() and any(folder.iterdir()) and not (folder / "demo.yaml").exists():
         raise AutoWorkersError(f"{folder} holds other files; name a new folder with --out.")
-    program = shutil.which("llamafactory-cli", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    program = shutil.which(
+        "llamafactory-cli", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
     if program is None:
         raise AutoWorkersError("llamafactory-cli is not on PATH; activate the environment it is installed in.")
     print(f"building a tiny Qwen2.5-VL and 32 pictures in {folder} ...", flush=True)
@@ -216,7 +218,9 @@ def run_demo(folder: Path) -> int:
     print("\n$ " + " ".join(command), flush=True)
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     decisions: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ) as training:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ
+    ) as training:
         assert training.stdout is not None
         for line in training.stdout:
             print(line, end="", flush=True)
@@ -226,7 +230,9 @@ def run_demo(folder: Path) -> int:
         print(f"\nllamafactory-cli ended with exit code {training.returncode}; the reason is in the log above.")
         return training.returncode
     print("\nWhat auto decided here:")
-    print("\n".join(f"  {line}" for line in decisions) or "  nothing: the hook is not active, see lf-autoworkers doctor")
+    print(
+        "\n".join(f"  {line}" for line in decisions) or "  nothing: the hook is not active, see lf-autoworkers doctor"
+    )
     print(f"The model and the training log lie in {folder / 'output'}, the config is {folder / 'demo.yaml'}.")
     print(f"The same without training:  lf-autoworkers explain {folder / 'demo.yaml'}")
     return 0 if decisions else 1

@@ -114,11 +114,15 @@ def _script(name: str, environ: Mapping[str, str]) -> tuple[Path | None, Finding
         return Path(found), Finding("ok", name.removeprefix("llamafactory-"), found)
     if (here / name).exists():
         return here / name, Finding(
-            "fail", name.removeprefix("llamafactory-"), f"{here / name} exists, but PATH does not lead to it",
+            "fail",
+            name.removeprefix("llamafactory-"),
+            f"{here / name} exists, but PATH does not lead to it",
             f"export PATH={shlex.quote(str(here))}:$PATH  (or activate that environment)",
         )
     return None, Finding(
-        "fail", name.removeprefix("llamafactory-"), f"no {name} on PATH and none in {here}",
+        "fail",
+        name.removeprefix("llamafactory-"),
+        f"no {name} on PATH and none in {here}",
         'install it beside the plugin: pip install "lf-autoworkers[llamafactory]"',
     )
 
@@ -152,7 +156,9 @@ def _torchrun(environ: Mapping[str, str], python: Path) -> Finding:
     other = _interpreter(script)
     if other is not None and not _same_environment(other, python):
         return Finding(
-            "fail", "torchrun", f"{script} runs in {other}, llamafactory-cli in {python}",
+            "fail",
+            "torchrun",
+            f"{script} runs in {other}, llamafactory-cli in {python}",
             f"export PATH={shlex.quote(str(python.parent))}:$PATH, so that ranks start in the plugin's environment",
         )
     return finding
@@ -163,21 +169,36 @@ def _probe(python: Path, environ: Mapping[str, str]) -> list[Finding]:
     try:
         done = subprocess.run(
             [str(python), "-c", PROBE % {"names": tuple(RUN_WITH)}],
-            env=dict(environ), cwd="/", capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
+            env=dict(environ),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
         )
         found: dict[str, Any] = json.loads(done.stdout.rpartition("@@")[2])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        return [Finding("fail", "hook", f"{python} could not be asked ({type(error).__name__}: {error})", "try it by hand")]
+        return [
+            Finding("fail", "hook", f"{python} could not be asked ({type(error).__name__}: {error})", "try it by hand")
+        ]
     if "plugin" not in found:
-        return [Finding("fail", "hook", f"lf-autoworkers is not installed in {python} ({found['error']})",
-                        f"{python} -m pip install lf-autoworkers")]
+        return [
+            Finding(
+                "fail",
+                "hook",
+                f"lf-autoworkers is not installed in {python} ({found['error']})",
+                f"{python} -m pip install lf-autoworkers",
+            )
+        ]
     findings = [_hook(found, python, environ)]
     versions: dict[str, str] = found["versions"]
     for name in RUN_WITH:
         findings.append(_version(name, versions.get(name)))
     if "missing" in found:
         seams: list[list[str]] = found["missing"]
-        findings.append(Finding("ok" if not seams else "warn", "seams", f"{len(SEAMS) - len(seams)} of {len(SEAMS)} found"))
+        findings.append(
+            Finding("ok" if not seams else "warn", "seams", f"{len(SEAMS) - len(seams)} of {len(SEAMS)} found")
+        )
         findings += [
             Finding("warn", "seams", f"{module} has no {attribute}: without it no {lost}", "use releases named above")
             for module, attribute, lost in seams
@@ -190,18 +211,32 @@ def _hook(found: Mapping[str, Any], python: Path, environ: Mapping[str, str]) ->
         return Finding("ok", "hook", f"active in a fresh {python}")
     way_out = "start with: lf-autoworkers run -- llamafactory-cli train CONFIG"
     if found.get("error"):
-        return Finding("fail", "hook", f"{python} cannot import what it needs: {found['error']}",
-                       'install releases that go together: pip install "lf-autoworkers[llamafactory]"')
+        return Finding(
+            "fail",
+            "hook",
+            f"{python} cannot import what it needs: {found['error']}",
+            'install releases that go together: pip install "lf-autoworkers[llamafactory]"',
+        )
     if found.get("failure"):
         return Finding("fail", "hook", f"arming failed in {python}: {found['failure']}", way_out)
     autoload = environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
     if autoload is not None and autoload != "1":
-        return Finding("fail", "hook", f"TORCH_DEVICE_BACKEND_AUTOLOAD={autoload} keeps PyTorch from calling it",
-                       f"unset TORCH_DEVICE_BACKEND_AUTOLOAD, or {way_out}")
+        return Finding(
+            "fail",
+            "hook",
+            f"TORCH_DEVICE_BACKEND_AUTOLOAD={autoload} keeps PyTorch from calling it",
+            f"unset TORCH_DEVICE_BACKEND_AUTOLOAD, or {way_out}",
+        )
     if ENTRY_POINT not in found["entry_points"]:
-        return Finding("fail", "hook", f"{found['plugin']} is importable in {python}, but its metadata is not installed there",
-                       f"{python} -m pip install lf-autoworkers")
-    return Finding("fail", "hook", f"not called by torch {found['versions'].get('torch')} (2.5 and later call it)", way_out)
+        return Finding(
+            "fail",
+            "hook",
+            f"{found['plugin']} is importable in {python}, but its metadata is not installed there",
+            f"{python} -m pip install lf-autoworkers",
+        )
+    return Finding(
+        "fail", "hook", f"not called by torch {found['versions'].get('torch')} (2.5 and later call it)", way_out
+    )
 
 
 def _version(name: str, version: str | None) -> Finding:
@@ -211,7 +246,9 @@ def _version(name: str, version: str | None) -> Finding:
         return Finding("fail" if name != "accelerate" else "warn", name, "not installed", fix)
     if is_known(name, version):
         return Finding("ok", name, f"{version} (run with {low} to {high})")
-    return Finding("warn", name, f"{version} was not run (known: {low} to {high})", "watch the first log lines; numbers stay safe")
+    return Finding(
+        "warn", name, f"{version} was not run (known: {low} to {high})", "watch the first log lines; numbers stay safe"
+    )
 
 
 def _environment(environ: Mapping[str, str]) -> list[Finding]:
@@ -219,7 +256,9 @@ def _environment(environ: Mapping[str, str]) -> list[Finding]:
     findings = [Finding("fail", "environment", str(error), "correct it or unset it") for error in reading.errors]
     findings += [Finding("warn", "environment", sentence, "unset it") for sentence in reading.unknown]
     if reading.settings.disable:
-        findings.append(Finding("warn", "environment", f"{PREFIX}DISABLE=1: auto means LLaMA-Factory's defaults", "unset it"))
+        findings.append(
+            Finding("warn", "environment", f"{PREFIX}DISABLE=1: auto means LLaMA-Factory's defaults", "unset it")
+        )
     if not findings:
         names = sorted(name for name in environ if name.startswith(PREFIX))
         findings.append(Finding("ok", "environment", ", ".join(names) or f"no {PREFIX}* variable is set"))
@@ -238,11 +277,23 @@ def _machine() -> list[Finding]:
     ]
     shm = hardware.shm
     if shm.total_bytes is not None and shm.total_bytes < GIB:
-        findings.append(Finding("warn", "shm", f"{shm.source} has only {format_size(shm.total_bytes)}",
-                                "start the container with --shm-size=8g or --ipc=host"))
+        findings.append(
+            Finding(
+                "warn",
+                "shm",
+                f"{shm.source} has only {format_size(shm.total_bytes)}",
+                "start the container with --shm-size=8g or --ipc=host",
+            )
+        )
     if hardware.memory.oom_group:
-        findings.append(Finding("warn", "memory", "memory.oom.group=1: the kernel kills every process of this group at once",
-                                "the guard acts earlier here; Kubernetes: singleProcessOOMKill"))
+        findings.append(
+            Finding(
+                "warn",
+                "memory",
+                "memory.oom.group=1: the kernel kills every process of this group at once",
+                "the guard acts earlier here; Kubernetes: singleProcessOOMKill",
+            )
+        )
     return findings
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,4 +43,4 @@ def remember(folder: Path, job: Mapping[str, object], count: int) -> None:
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=place, suffix=".tmp", delete=False, encoding="utf-8") as file:
         json.dump({"dataloader_num_workers": count, "job": dict(job)}, file, default=str)
-    os.replace(file.name, place / f"{job_key(job)}.json")
+    Path(file.name).replace(place / f"{job_key(job)}.json")

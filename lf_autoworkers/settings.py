@@ -127,34 +127,113 @@ _SIZE = "a size such as 16GiB"
 _SWITCH = "1 or 0 (also on/off, true/false, yes/no)"
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("DISABLE", "disable", _SWITCH, "0", "`auto` becomes LLaMA-Factory's own default (0 loader workers, 1 under "
-             "streaming; one preprocessing process) and nothing else of the plugin is active.", _switch),
-    Variable("DATALOADER_NUM_WORKERS", "dataloader_num_workers", _WORKERS.format(low=0), "the plan decides",
-             "The number for `dataloader_num_workers: auto`, per rank.", _whole(0, MAX_WORKERS)),
-    Variable("PREPROCESSING_NUM_WORKERS", "preprocessing_num_workers", _WORKERS.format(low=1), "the plan decides",
-             "The number for `preprocessing_num_workers: auto`, per node.", _whole(1, MAX_WORKERS)),
-    Variable("CPUS", "cpus", f"a number above 0, at most {MAX_CPUS}", "detected",
-             "CPUs of this node, in place of the detected ones.", _cpus),
-    Variable("MEMORY_LIMIT", "memory_limit_bytes", _SIZE, "detected",
-             "Memory limit, in place of the detected one. While the run lasts the guard keeps to the lower of this and "
-             "the real limits.", parse_size),
-    Variable("MEMORY_RESERVE", "memory_reserve_bytes", _SIZE, "a tenth, at least 512 MiB",
-             "Memory the plan leaves untouched.", parse_size),
+    Variable(
+        "DISABLE",
+        "disable",
+        _SWITCH,
+        "0",
+        "`auto` becomes LLaMA-Factory's own default (0 loader workers, 1 under "
+        "streaming; one preprocessing process) and nothing else of the plugin is active.",
+        _switch,
+    ),
+    Variable(
+        "DATALOADER_NUM_WORKERS",
+        "dataloader_num_workers",
+        _WORKERS.format(low=0),
+        "the plan decides",
+        "The number for `dataloader_num_workers: auto`, per rank.",
+        _whole(0, MAX_WORKERS),
+    ),
+    Variable(
+        "PREPROCESSING_NUM_WORKERS",
+        "preprocessing_num_workers",
+        _WORKERS.format(low=1),
+        "the plan decides",
+        "The number for `preprocessing_num_workers: auto`, per node.",
+        _whole(1, MAX_WORKERS),
+    ),
+    Variable(
+        "CPUS",
+        "cpus",
+        f"a number above 0, at most {MAX_CPUS}",
+        "detected",
+        "CPUs of this node, in place of the detected ones.",
+        _cpus,
+    ),
+    Variable(
+        "MEMORY_LIMIT",
+        "memory_limit_bytes",
+        _SIZE,
+        "detected",
+        "Memory limit, in place of the detected one. While the run lasts the guard keeps to the lower of this and "
+        "the real limits.",
+        parse_size,
+    ),
+    Variable(
+        "MEMORY_RESERVE",
+        "memory_reserve_bytes",
+        _SIZE,
+        "a tenth, at least 512 MiB",
+        "Memory the plan leaves untouched.",
+        parse_size,
+    ),
     Variable("SHM", "shm_bytes", _SIZE, "detected", "Size of /dev/shm, in place of the detected one.", parse_size),
-    Variable("LOCAL_WORLD_SIZE", "local_world_size", _WORKERS.format(low=1), "LOCAL_WORLD_SIZE, else found out",
-             "Training processes on this node, for launchers that do not say.", _whole(1, MAX_WORKERS)),
-    Variable("MODALITY", "modality", "text, image, video or audio", "found out",
-             "What the datasets hold, in place of looking.", _choice("text", "image", "video", "audio")),
-    Variable("ELASTIC", "elastic", "on or off (also 1/0, true/false, yes/no)", "on",
-             "Whether the number of workers may change while the run lasts; off keeps PyTorch's own loader.", _switch),
-    Variable("GUARD", "guard", "off, observe or on", "on",
-             "The memory guard: act, only say what it would do, or do not look.", _choice("off", "observe", "on")),
-    Variable("HISTORY", "history", "a folder, or off", "$XDG_STATE_HOME/lf-autoworkers",
-             "Where runs keep what they learned for the next one.", Path),
-    Variable("STRICT", "strict", _SWITCH, "0",
-             "A failure of the plugin stops the run instead of falling back to safe numbers (for CI).", _switch),
-    Variable("LOG", "log", "info or debug", "info", "debug adds the whole explanation to the training log.",
-             _choice("info", "debug")),
+    Variable(
+        "LOCAL_WORLD_SIZE",
+        "local_world_size",
+        _WORKERS.format(low=1),
+        "LOCAL_WORLD_SIZE, else found out",
+        "Training processes on this node, for launchers that do not say.",
+        _whole(1, MAX_WORKERS),
+    ),
+    Variable(
+        "MODALITY",
+        "modality",
+        "text, image, video or audio",
+        "found out",
+        "What the datasets hold, in place of looking.",
+        _choice("text", "image", "video", "audio"),
+    ),
+    Variable(
+        "ELASTIC",
+        "elastic",
+        "on or off (also 1/0, true/false, yes/no)",
+        "on",
+        "Whether the number of workers may change while the run lasts; off keeps PyTorch's own loader.",
+        _switch,
+    ),
+    Variable(
+        "GUARD",
+        "guard",
+        "off, observe or on",
+        "on",
+        "The memory guard: act, only say what it would do, or do not look.",
+        _choice("off", "observe", "on"),
+    ),
+    Variable(
+        "HISTORY",
+        "history",
+        "a folder, or off",
+        "$XDG_STATE_HOME/lf-autoworkers",
+        "Where runs keep what they learned for the next one.",
+        Path,
+    ),
+    Variable(
+        "STRICT",
+        "strict",
+        _SWITCH,
+        "0",
+        "A failure of the plugin stops the run instead of falling back to safe numbers (for CI).",
+        _switch,
+    ),
+    Variable(
+        "LOG",
+        "log",
+        "info or debug",
+        "info",
+        "debug adds the whole explanation to the training log.",
+        _choice("info", "debug"),
+    ),
 )
 
 
@@ -193,7 +272,9 @@ def read_settings(environ: Mapping[str, str]) -> EnvironmentReading:
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            unknown.append(f"{name} is not a variable of lf-autoworkers" + (f"; did you mean {near[0]}?" if near else "."))
+            unknown.append(
+                f"{name} is not a variable of lf-autoworkers" + (f"; did you mean {near[0]}?" if near else ".")
+            )
     return EnvironmentReading(Settings(**values), tuple(errors), tuple(unknown))  # type: ignore[arg-type]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -32,7 +31,7 @@ def _pipes() -> int:
     count = 0
     for entry in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").is_dir() else ():
         try:
-            count += os.readlink(entry).startswith(("pipe:", "socket:"))
+            count += str(entry.readlink()).startswith(("pipe:", "socket:"))
         except OSError:
             continue
     return count
@@ -46,7 +45,7 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     deadline = time.monotonic() + SETTLE_S
     while True:
         after = _left_behind()
-        more = [now - then for now, then in zip(after[:3], before[:3], strict=True)]
+        more = (after[0] - before[0], after[1] - before[1], after[2] - before[2])
         if not any(more) and after[3] <= before[3]:
             return
         if time.monotonic() > deadline:

@@ -4,16 +4,15 @@ Needed where PyTorch cannot call the entry point (torch 2.4, ``TORCH_DEVICE_BACK
 of the machine's own is run as well.
 """
 
+import contextlib
 import os
 import sys
 
 _here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != _here]  # noqa: PTH100
 _own = sys.modules.pop("sitecustomize")
-try:
+with contextlib.suppress(ImportError):
     import sitecustomize  # noqa: F401
-except ImportError:
-    pass
 sys.modules.setdefault("sitecustomize", _own)  # the import that runs this file looks for it there
 try:
     from lf_autoworkers._activate import activate

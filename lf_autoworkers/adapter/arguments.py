@@ -90,8 +90,7 @@ def _owned(parser: Any) -> frozenset[str] | None:
 
 
 def _rewrite(parser: Any, arguments: Arguments, owned: frozenset[str], reading: EnvironmentReading) -> Arguments:
-    is_list = not isinstance(arguments, dict)
-    named = _by_full_name(parser, arguments) if is_list else dict(arguments)
+    named = dict(arguments) if isinstance(arguments, dict) else _by_full_name(parser, arguments)
     autos = {name: word for name, word in named.items() if name in AUTO_FIELDS and name in owned and is_auto(word)}
     if reading.settings.disable:
         return _with_values(parser, arguments, default_values(named, owned)) if autos else arguments
@@ -152,9 +151,7 @@ def _options(parser: Any) -> dict[str, str]:
 def _by_full_name(parser: Any, tokens: Sequence[str]) -> dict[str, Any]:
     """Return the argument list as a dict, abbreviated flags under the argument they mean."""
     options = _options(parser)
-    return {
-        named_argument("--" + name, options) or name: value for name, value in arguments_of(tokens).items()
-    }
+    return {named_argument("--" + name, options) or name: value for name, value in arguments_of(tokens).items()}
 
 
 def _ours(environ: Mapping[str, str]) -> dict[str, str]:

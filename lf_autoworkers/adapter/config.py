@@ -56,7 +56,9 @@ def auto_fields(arguments: Mapping[str, Any]) -> dict[str, str]:
         value = arguments.get(name)
         if is_auto(value):
             found[name] = str(value)
-        elif isinstance(value, str) and whole_number(value) is None and value.strip().lower() not in ("", "none", "null"):
+        elif (
+            isinstance(value, str) and whole_number(value) is None and value.strip().lower() not in ("", "none", "null")
+        ):
             raise ConfigError(f"{name}: {value!r} is no worker count; write auto or a whole number.")
     return found
 
@@ -108,9 +110,7 @@ def arguments_of(tokens: Sequence[str]) -> dict[str, Any]:
             values[name] = [value] if equals else []
         elif name is not None:
             values[name].append(token)
-    return {
-        name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()
-    }
+    return {name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()}
 
 
 def replace_in_tokens(

@@ -79,7 +79,9 @@ def _owned(arguments: Mapping[str, Any]) -> frozenset[str]:
     """Return the arguments of ours that the config's command knows: training, v1's training, or neither."""
     if V1_LOADER_FIELD in arguments:
         return frozenset({V1_LOADER_FIELD})
-    trains = "export_dir" not in arguments and any(key in arguments for key in ("dataset", "do_train", "output_dir", "stage"))
+    trains = "export_dir" not in arguments and any(
+        key in arguments for key in ("dataset", "do_train", "output_dir", "stage")
+    )
     if LOADER_FIELD in arguments or trains:
         return frozenset({LOADER_FIELD, PREPROCESSING_FIELD, PREFETCH_FIELD, PERSISTENT_FIELD})
     return frozenset({PREPROCESSING_FIELD})

@@ -2,8 +2,8 @@
 
 Covers what LLaMA-Factory and `datasets` leave open. A child of ``Dataset.map`` inherits torch's intra-op threads:
 several children fight over the cores, and a child deadlocks where the parent has run an OpenMP region. Any child
-inherits the one CPU that ``OMP_PROC_BIND`` left the parent's main thread. And LLaMA-Factory pickles its data arguments into the fingerprint, so another number of processes would preprocess
-everything anew.
+inherits the one CPU that ``OMP_PROC_BIND`` left the parent's main thread. And LLaMA-Factory pickles its data arguments
+into the fingerprint, so another number of processes would preprocess everything anew.
 """
 
 from __future__ import annotations

@@ -85,13 +85,15 @@ def resolve(
 
 def _disabled_plan(request: Request, workload: Workload) -> Plan:
     """Return LLaMA-Factory's own defaults, as ``LF_AUTOWORKERS_DISABLE=1`` gives them."""
-    values = {PREPROCESSING_FIELD: None} if request.preprocessing else {}
+    values: dict[str, int | None] = {PREPROCESSING_FIELD: None} if request.preprocessing else {}
     if request.loader_field is not None:
         values[request.loader_field] = default_count(request.loader_field, streaming=workload.streaming)
     because = f"{PREFIX}DISABLE=1"
     return Plan(
         tuple(
-            Decision(name, value, "auto", "per node" if name == PREPROCESSING_FIELD else "per rank", "environment", because)
+            Decision(
+                name, value, "auto", "per node" if name == PREPROCESSING_FIELD else "per rank", "environment", because
+            )
             for name, value in values.items()
         )
     )

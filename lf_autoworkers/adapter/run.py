@@ -49,12 +49,12 @@ def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
     loader = plan.decision(LOADER_FIELD)
     if loader is None or not isinstance(loader.value, int):
         return
+    count = loader.value
     if resolution.workload.streaming:
         readers = 1 if request.dispatches_batches else resolution.hardware.ranks.world_size
-        count = loader.value
         _attempt("sharding the streamed dataset", lambda: streaming.shard_for(count, readers))
         _attempt("storing the count with checkpoints", lambda: trainer_hooks.arm(count))
-    _attempt("starting the elastic loader and its guard", lambda: _steer(resolution, loader.value, named))
+    _attempt("starting the elastic loader and its guard", lambda: _steer(resolution, count, named))
 
 
 def _steer(resolution: Resolution, count: int, named: Mapping[str, Any]) -> None:

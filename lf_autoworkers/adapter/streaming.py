@@ -28,7 +28,7 @@ def shard_for(workers: int, readers: int) -> None:
 
 
 def shards(rows: int, workers: int, readers: int) -> int:
-    """Return the number of shards for a dataset of ``rows`` rows: a multiple of ``readers`` where rows allow, 1 or more."""
+    """Return the shards for a dataset of ``rows`` rows: a multiple of ``readers`` where rows allow, 1 or more."""
     wanted = min(rows, workers * readers)
     return max(1, wanted // readers * readers)
 

@@ -73,8 +73,8 @@ def _decide_loader(hardware: Hardware, workload: Workload, request: Request, war
         chosen = _fit_shards(chosen, caps, warnings)
         if request.dispatches_batches and hardware.ranks.world_size > 1:
             warnings.append(
-                "Rank 0 reads a streamed dataset for every rank; accelerator_config: {dispatch_batches: false} lets each "
-                "rank read its own shards (rows of unequal length fail without it)."
+                "Rank 0 reads a streamed dataset for every rank; accelerator_config: {dispatch_batches: false} lets "
+                "each rank read its own shards (rows of unequal length fail without it)."
             )
     if may_set_prefetch and prefetch == DEFAULT_PREFETCH_FACTOR:
         prefetch = _deeper_prefetch(hardware, workload, request, chosen)
@@ -96,8 +96,8 @@ def _choose_loader(blank: Decision, request: Request, caps: tuple[Cap, ...], war
         because = "the checkpoint was made with this count, and order or state depends on it"
         if request.stored_loader > limit.value:
             warnings.append(
-                f"The checkpoint's {request.stored_loader} workers are above the {limit.name} cap of {limit.value} here "
-                f"({limit.because})."
+                f"The checkpoint's {request.stored_loader} workers are above the {limit.name} cap of {limit.value} "
+                f"here ({limit.because})."
             )
         return dataclasses.replace(own, value=request.stored_loader, binding="checkpoint", because=because)
     if request.learned_loader is not None and request.learned_loader <= limit.value:
@@ -147,7 +147,9 @@ def _with_extras(chosen: Decision, request: Request, prefetch: int | None) -> li
     elif prefetch is not None and prefetch != DEFAULT_PREFETCH_FACTOR:
         deep = prefetch > DEFAULT_PREFETCH_FACTOR
         because = "a deeper queue absorbs slow batches" if deep else "more batches in flight do not fit into /dev/shm"
-        decisions.append(Decision(PREFETCH_FIELD, prefetch, None, "per rank", "slow batches" if deep else "shm", because))
+        decisions.append(
+            Decision(PREFETCH_FIELD, prefetch, None, "per rank", "slow batches" if deep else "shm", because)
+        )
     return decisions
 
 
@@ -165,9 +167,13 @@ def _decide_preprocessing(hardware: Hardware, workload: Workload, request: Reque
             blank, value=request.forced_preprocessing, binding="environment", because=because, caps=caps
         )
     if request.tokenized:
-        return dataclasses.replace(blank, binding="stage", because="the dataset at tokenized_path is preprocessed already")
+        return dataclasses.replace(
+            blank, binding="stage", because="the dataset at tokenized_path is preprocessed already"
+        )
     if workload.streaming:
-        return dataclasses.replace(blank, binding="streaming", because="a streamed dataset is preprocessed by its readers")
+        return dataclasses.replace(
+            blank, binding="streaming", because="a streamed dataset is preprocessed by its readers"
+        )
     value = tightest.value if tightest.value > 1 else None
     because = tightest.because if value else f"one process in the trainer itself is best: {tightest.because}"
     return dataclasses.replace(blank, value=value, binding=tightest.name, because=because, caps=caps)

@@ -37,14 +37,18 @@ def _pids(hardware: Hardware) -> Cap | None:
         return None
     # The count of running processes moves by the second; only its order of magnitude may decide.
     steady = 2 ** int(math.log2(hardware.limits.pids)) if hardware.limits.pids > 0 else 0
-    because = f"about {steady} processes and threads left - {BASE_PIDS} of the trainer's / {PIDS_PER_WORKER} per process"
+    because = (
+        f"about {steady} processes and threads left - {BASE_PIDS} of the trainer's / {PIDS_PER_WORKER} per process"
+    )
     return Cap("pids", max(1, (steady - BASE_PIDS) // PIDS_PER_WORKER), because, hardware.limits.pids_source)
 
 
 def _start_method(hardware: Hardware) -> Cap | None:
     if hardware.start_method == "fork":
         return None
-    because = f"processes would be started by {hardware.start_method}, which must pickle the tokenizer and imports all anew"
+    because = (
+        f"processes would be started by {hardware.start_method}, which must pickle the tokenizer and imports all anew"
+    )
     return Cap("start method", 1, because, f"multiprocessing on {hardware.system}")
 
 

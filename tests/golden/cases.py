@@ -1,4 +1,4 @@
-"""The machines under ``tests/machines`` x three typical runs, planned: what the golden pages and the docs' table show."""
+"""The machines under ``tests/machines`` x three typical runs, planned, for the golden pages and the docs' table."""
 
 from __future__ import annotations
 

@@ -46,7 +46,10 @@ def hardwares(draw: st.DrawFn, system: str = "Linux") -> Hardware:
         ),
         shm=ShmFacts(draw(optional_sizes), draw(optional_sizes), "/dev/shm"),
         limits=LimitFacts(
-            draw(st.none() | st.integers(0, 1 << 20)), "RLIMIT_NOFILE", draw(st.none() | st.integers(0, 1 << 20)), "pids.max"
+            draw(st.none() | st.integers(0, 1 << 20)),
+            "RLIMIT_NOFILE",
+            draw(st.none() | st.integers(0, 1 << 20)),
+            "pids.max",
         ),
         gpus=GpuFacts(tuple(Gpu(i, "GPU", 80 * GIB) for i in range(draw(st.integers(0, 8)))), "NVML"),
         ranks=RankFacts(ranks, "LOCAL_WORLD_SIZE", 0, ranks * draw(st.integers(1, 4))),

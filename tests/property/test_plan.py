@@ -32,7 +32,9 @@ def number(plan: Plan, name: str) -> int:
 
 @many
 @given(hardwares(), workloads(), requests())
-def test_no_cap_is_exceeded_and_the_reason_is_one_of_them(hardware: Hardware, workload: Workload, request: Request) -> None:
+def test_no_cap_is_exceeded_and_the_reason_is_one_of_them(
+    hardware: Hardware, workload: Workload, request: Request
+) -> None:
     plan = make_plan(hardware, workload, request)
     for decision in (loader(plan), plan.decision(PREPROCESSING)):
         assert decision is not None
@@ -49,7 +51,9 @@ def test_no_cap_is_exceeded_and_the_reason_is_one_of_them(hardware: Hardware, wo
 
 @many
 @given(hardwares(), workloads(), requests())
-def test_the_same_facts_give_the_same_plan_in_words_too(hardware: Hardware, workload: Workload, request: Request) -> None:
+def test_the_same_facts_give_the_same_plan_in_words_too(
+    hardware: Hardware, workload: Workload, request: Request
+) -> None:
     plan = make_plan(hardware, workload, request)
     assert plan == make_plan(hardware, workload, request)
     assert all("\n" not in log_line(decision) for decision in plan.decisions)
@@ -94,7 +98,9 @@ def test_more_memory_never_gives_fewer(hardware: Hardware, workload: Workload, r
 
 @many
 @given(hardwares(), workloads(), requests(), st.integers(2, 16))
-def test_more_ranks_never_give_more_per_rank(hardware: Hardware, workload: Workload, request: Request, times: int) -> None:
+def test_more_ranks_never_give_more_per_rank(
+    hardware: Hardware, workload: Workload, request: Request, times: int
+) -> None:
     alone = hardware.with_ranks(1, "test")
     together = hardware.with_ranks(times, "test")
     one, several = make_plan(alone, workload, request), make_plan(together, workload, request)

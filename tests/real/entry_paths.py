@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llamafactory.hparams import get_infer_args, get_ray_args, get_train_args, read_args
-from lf_autoworkers.errors import AutoWorkersError
 from transformers import HfArgumentParser, TrainingArguments
+
+from lf_autoworkers.errors import AutoWorkersError
 
 
 def counts(parsed: Any) -> dict[str, Any]:
@@ -67,7 +68,9 @@ def main(base_file: str) -> dict[str, Any]:
         "yaml": lambda: as_argv(str(yaml)),
         "yaml and key=auto": lambda: as_argv(str(yaml), "dataloader_num_workers=AUTO", "preprocessing_num_workers=2"),
         "flags": lambda: as_argv(*flags, "--dataloader_num_workers", "auto", "--preprocessing_num_workers", "auto"),
-        "flags with equals": lambda: as_argv(*flags, "--dataloader_num_workers=auto", "--preprocessing_num_workers=Auto"),
+        "flags with equals": lambda: as_argv(
+            *flags, "--dataloader_num_workers=auto", "--preprocessing_num_workers=Auto"
+        ),
         "dashed flags": lambda: as_argv(*flags, "--dataloader-num-workers", "auto", "--preprocessing-num-workers=auto"),
         "abbreviated flag": lambda: as_argv(*flags, "--dataloader_num_work", "auto"),
         "dict": train(**both),
@@ -79,9 +82,11 @@ def main(base_file: str) -> dict[str, Any]:
         "streaming": train(**both, streaming=True, max_steps=2),
         "ppo": train(**both, stage="ppo", reward_model="x", reward_model_type="full", dataloader_prefetch_factor=4),
         "own prefetch": train(**both, dataloader_prefetch_factor=3, dataloader_persistent_workers=True),
-        "export": lambda: get_infer_args(
-            {"model_name_or_path": "x", "template": "qwen", "export_dir": "y", "preprocessing_num_workers": "auto"}
-        )[1].preprocessing_num_workers,
+        "export": lambda: (
+            get_infer_args(
+                {"model_name_or_path": "x", "template": "qwen", "export_dir": "y", "preprocessing_num_workers": "auto"}
+            )[1].preprocessing_num_workers
+        ),
         "v1 dict": lambda: v1({"model": "x", "batching_workers": "auto"}),
         "v1 flags": lambda: v1(["--model", "x", "--batching_workers=auto"]),
         "v1 number": lambda: v1({"model": "x", "batching_workers": 5}),
@@ -101,7 +106,7 @@ def main(base_file: str) -> dict[str, Any]:
     from lf_autoworkers.adapter import arguments as hook
 
     numbers = {**plain, "dataloader_num_workers": 3}
-    parser = HfArgumentParser(list(type(part) for part in get_train_args(numbers)))
+    parser = HfArgumentParser([type(part) for part in get_train_args(numbers)])
     seen.append(hook.rewrite(parser, numbers) is numbers)
     tokens = ["--dataloader_num_workers", "3"]
     seen.append(hook.rewrite(parser, tokens) is tokens)

@@ -37,7 +37,8 @@ def fingerprint(values: dict[str, Any]) -> dict[str, Any]:
     def counted(self: Any, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         with rows.open("a") as file:
             file.write(f"{os.getpid()} {torch.get_num_threads()} {len(next(iter(examples.values())))}\n")
-        return original(self, examples)
+        kept: dict[str, list[Any]] = original(self, examples)
+        return kept
 
     counted.__module__, counted.__qualname__ = original.__module__, original.__qualname__
     SupervisedDatasetProcessor.preprocess_dataset = counted
@@ -54,11 +55,17 @@ def fingerprint(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _worker() -> int:
+    worker = torch.utils.data.get_worker_info()
+    assert worker is not None
+    return worker.id
+
+
 def streamed(values: dict[str, Any]) -> dict[str, Any]:
     """Return which worker of a real DataLoader read which row, and how many shards there are."""
     dataset, training, _ = load(values)
     loader = torch.utils.data.DataLoader(
-        dataset.map(lambda row: {**row, "worker": torch.utils.data.get_worker_info().id}),
+        dataset.map(lambda row: {**row, "worker": _worker()}),
         batch_size=None,
         num_workers=training.dataloader_num_workers,
     )

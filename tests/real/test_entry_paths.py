@@ -21,7 +21,7 @@ def parse_all(lab: Lab, **environ: str | None) -> tuple[dict[str, Any], Outcome]
     values = lab.values("text", max_steps=4)
     (lab.scratch / "base.json").write_text(json.dumps(values))
     write_config(lab.scratch / "base.yaml", values)
-    outcome = lab.run([sys.executable, SCRIPT, lab.scratch / "base.json"], **environ)
+    outcome = lab.run([sys.executable, SCRIPT, lab.scratch / "base.json"], 240, **environ)
     assert outcome.code == 0, outcome.text[-3000:]
     found: dict[str, Any] = json.loads(outcome.text.rpartition("@@")[2])
     return found, outcome
@@ -97,7 +97,9 @@ def test_the_environment_forces_each_number(lab: Lab) -> None:
     assert found["numbers"] == {"preprocessing": 2, "dataloader": 3, "prefetch": None, "persistent": False}
     line = "dataloader_num_workers: auto -> 7 per rank <- environment: LF_AUTOWORKERS_DATALOADER_NUM_WORKERS=7"
     assert line in outcome.text.splitlines()[0] or line in outcome.text
-    assert "LF_AUTOWORKERS_DATALOADER_NUM_WORKERS=7 is ignored: the config says dataloader_num_workers: 3." in outcome.text
+    assert (
+        "LF_AUTOWORKERS_DATALOADER_NUM_WORKERS=7 is ignored: the config says dataloader_num_workers: 3." in outcome.text
+    )
 
 
 def test_disabled_means_llamafactorys_own_defaults(lab: Lab) -> None:

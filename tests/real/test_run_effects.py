@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("run_effects.py")
 
 def run(lab: Lab, scenario: str, values: dict[str, Any], **environ: str | None) -> dict[str, Any]:
     (lab.scratch / "values.json").write_text(json.dumps(values))
-    outcome = lab.run([sys.executable, SCRIPT, scenario, lab.scratch / "values.json"], **environ)
+    outcome = lab.run([sys.executable, SCRIPT, scenario, lab.scratch / "values.json"], 240, **environ)
     assert outcome.code == 0, outcome.text[-3000:]
     found: dict[str, Any] = json.loads(outcome.text.rpartition("@@")[2])
     return found
@@ -25,9 +25,12 @@ def run(lab: Lab, scenario: str, values: dict[str, Any], **environ: str | None) 
 
 def test_another_number_recomputes_no_row_and_children_have_one_thread(lab: Lab) -> None:
     values = lab.values("text", overwrite_cache=False)
-    number = "LF_AUTOWORKERS_PREPROCESSING_NUM_WORKERS"
-    first = run(lab, "fingerprint", values, ROWS_FILE=str(lab.scratch / "first"), **{number: "3"})
-    second = run(lab, "fingerprint", values, ROWS_FILE=str(lab.scratch / "second"), **{number: "2"})
+    first = run(
+        lab, "fingerprint", values, ROWS_FILE=str(lab.scratch / "first"), LF_AUTOWORKERS_PREPROCESSING_NUM_WORKERS="3"
+    )
+    second = run(
+        lab, "fingerprint", values, ROWS_FILE=str(lab.scratch / "second"), LF_AUTOWORKERS_PREPROCESSING_NUM_WORKERS="2"
+    )
     assert (first["number"], second["number"]) == (3, 2)
     assert first["processes"] == 3
     assert first["child threads"] == [1]

@@ -10,7 +10,7 @@ from tests.lab import Lab, Outcome
 
 pytestmark = pytest.mark.real
 
-MACHINE = {"LF_AUTOWORKERS_CPUS": "4"}  # four, so that the logged number is not just the machine's
+CPUS = "4"  # four, so that the logged number is not just the machine's
 
 
 def assert_trained(outcome: Outcome, ranks: int = 1) -> None:
@@ -40,7 +40,7 @@ def assert_trained(outcome: Outcome, ranks: int = 1) -> None:
 def test_trains_with_the_workers_it_logged(lab: Lab, dataset: str, changes: dict[str, Any]) -> None:
     if changes.get("model_name_or_path") == "vision":
         changes = {**changes, "model_name_or_path": str(lab.folder / "vision-model")}
-    assert_trained(lab.train(lab.config(dataset, **changes), **MACHINE))
+    assert_trained(lab.train(lab.config(dataset, **changes), LF_AUTOWORKERS_CPUS=CPUS))
 
 
 def test_two_ranks_under_torchrun_share_the_node_and_agree(lab: Lab) -> None:

@@ -36,7 +36,9 @@ def test_the_parser_is_hooked_in_any_order_of_imports(first: str) -> None:
 
 
 def test_nothing_waits_on_the_meta_path_once_the_parser_is_there() -> None:
-    code = "import torch, sys, transformers.hf_argparser\nprint([f for f in sys.meta_path if 'lf_auto' in str(type(f))])"
+    code = (
+        "import torch, sys, transformers.hf_argparser\nprint([f for f in sys.meta_path if 'lf_auto' in str(type(f))])"
+    )
     assert python(code) == "[]"
 
 

@@ -76,7 +76,10 @@ def test_a_python_that_imports_no_torch_has_none_of_our_modules() -> None:
 def test_the_entry_point_needs_only_sys_and_os() -> None:
     extra = loaded_by("import lf_autoworkers._activate as a; a.activate()") - loaded_by("pass")
     assert {name for name in extra if not name.startswith("lf_autoworkers")} == set()
-    assert {name for name in extra if name.startswith("lf_autoworkers")} == {"lf_autoworkers", "lf_autoworkers._activate"}
+    assert {name for name in extra if name.startswith("lf_autoworkers")} == {
+        "lf_autoworkers",
+        "lf_autoworkers._activate",
+    }
 
 
 def test_torch_alone_brings_only_the_entry_point() -> None:

@@ -32,7 +32,9 @@ def test_the_newest_checkpoint_of_a_streamed_run_gives_its_count(tmp_path: Path)
     assert stored_count(arguments, None) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"dataloader_num_workers": "x"}', '{"dataloader_num_workers": true}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"dataloader_num_workers": "x"}', '{"dataloader_num_workers": true}']
+)
 def test_a_damaged_count_is_none(tmp_path: Path, content: str) -> None:
     (checkpoint(tmp_path, 1) / "autoworkers.json").write_text(content)
     assert stored_count({"output_dir": str(tmp_path), "streaming": True}, LOADER) is None

@@ -77,11 +77,15 @@ def test_numbers_are_no_auto(value: object) -> None:
 
 @pytest.mark.parametrize("word", ["atuo", "automatic", "4.5", "four", "-"])
 def test_other_words_stop_with_the_key(word: str) -> None:
-    with pytest.raises(ConfigError, match=r"preprocessing_num_workers: .* is no worker count; write auto or a whole number"):
+    with pytest.raises(
+        ConfigError, match=r"preprocessing_num_workers: .* is no worker count; write auto or a whole number"
+    ):
         auto_fields({"preprocessing_num_workers": word})
 
 
-@pytest.mark.parametrize(("value", "number"), [("4", 4), (" -1 ", -1), ("1-2", None), ("４", None), (True, None), (2.0, None)])
+@pytest.mark.parametrize(
+    ("value", "number"), [("4", 4), (" -1 ", -1), ("1-2", None), ("４", None), (True, None), (2.0, None)]
+)
 def test_whole_numbers(value: object, number: int | None) -> None:
     assert whole_number(value) == number
 
@@ -92,9 +96,24 @@ def test_argument_lists_become_dicts() -> None:
 
 
 def test_tokens_are_replaced_wherever_and_however_they_stand() -> None:
-    tokens = ["--dataset", "a", "--dataloader-num-workers", "auto", "--preprocessing_num_workers=auto", "--dataset_dir", "d"]
+    tokens = [
+        "--dataset",
+        "a",
+        "--dataloader-num-workers",
+        "auto",
+        "--preprocessing_num_workers=auto",
+        "--dataset_dir",
+        "d",
+    ]
     values = {"dataloader_num_workers": 3, "preprocessing_num_workers": None}
-    assert replace_in_tokens(tokens, OPTIONS, values) == ["--dataset", "a", "--dataset_dir", "d", "--dataloader_num_workers", "3"]
+    assert replace_in_tokens(tokens, OPTIONS, values) == [
+        "--dataset",
+        "a",
+        "--dataset_dir",
+        "d",
+        "--dataloader_num_workers",
+        "3",
+    ]
 
 
 def test_abbreviations_mean_what_argparse_takes_them_for() -> None:

@@ -89,7 +89,9 @@ def test_what_a_patch_requires_comes_and_goes_with_it(package: Path) -> None:
 def test_a_dry_run_and_diff_show_and_do_not_touch(package: Path, state: Path) -> None:
     before = fingerprint(package)
     shown = patching.apply(["json-config"], package, dry_run=True)
-    assert "+        dict_config = OmegaConf.create(json.loads(Path(sys.argv[1]).absolute().read_bytes()))" in shown.text
+    assert (
+        "+        dict_config = OmegaConf.create(json.loads(Path(sys.argv[1]).absolute().read_bytes()))" in shown.text
+    )
     assert shown.text[-1] == "Dry run: nothing was changed."
     assert fingerprint(package) == before
     assert not state.exists()
