@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafactory.hparams import get_infer_args, get_ray_args, get_train_args, read_args
+from llamafactory.webui.common import save_cmd
 from transformers import HfArgumentParser, TrainingArguments
 
 from lf_autoworkers.errors import AutoWorkersError
@@ -82,6 +83,7 @@ def main(base_file: str) -> dict[str, Any]:
         "streaming": train(**both, streaming=True, max_steps=2),
         "ppo": train(**both, stage="ppo", reward_model="x", reward_model_type="full", dataloader_prefetch_factor=4),
         "own prefetch": train(**both, dataloader_prefetch_factor=3, dataloader_persistent_workers=True),
+        "web ui": lambda: as_argv(save_cmd({**plain, **both})),  # its Extra arguments end in this file
         "export": lambda: (
             get_infer_args(
                 {"model_name_or_path": "x", "template": "qwen", "export_dir": "y", "preprocessing_num_workers": "auto"}

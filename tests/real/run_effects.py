@@ -35,6 +35,7 @@ def fingerprint(values: dict[str, Any]) -> dict[str, Any]:
     original = SupervisedDatasetProcessor.preprocess_dataset
 
     def counted(self: Any, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        torch.ones(256, 256).matmul(torch.ones(256, 256))  # hangs in a child whose parent ran one with more threads
         with rows.open("a") as file:
             file.write(f"{os.getpid()} {torch.get_num_threads()} {len(next(iter(examples.values())))}\n")
         kept: dict[str, list[Any]] = original(self, examples)
@@ -42,6 +43,8 @@ def fingerprint(values: dict[str, Any]) -> dict[str, Any]:
 
     counted.__module__, counted.__qualname__ = original.__module__, original.__qualname__
     SupervisedDatasetProcessor.preprocess_dataset = counted
+    torch.set_num_threads(2)
+    torch.ones(1024, 1024).matmul(torch.ones(1024, 1024))  # an OpenMP region in the parent, before any fork
     threads = torch.get_num_threads()
     dataset, _, data = load(values)
     lines = [line.split() for line in rows.read_text().splitlines()] if rows.exists() else []

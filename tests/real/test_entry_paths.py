@@ -36,7 +36,7 @@ def parsed(lab_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @pytest.mark.parametrize(
     "case",
-    ["yaml", "flags", "flags with equals", "dashed flags", "dict", "odd case and blanks"],
+    ["yaml", "flags", "flags with equals", "dashed flags", "dict", "odd case and blanks", "web ui"],
 )
 def test_auto_in_both_keys_becomes_numbers(parsed: tuple[dict[str, Any], Outcome], case: str) -> None:
     assert parsed[0][case] == {"preprocessing": None, "dataloader": 1, "prefetch": None, "persistent": False}

@@ -43,6 +43,22 @@ def test_trains_with_the_workers_it_logged(lab: Lab, dataset: str, changes: dict
     assert_trained(lab.train(lab.config(dataset, **changes), LF_AUTOWORKERS_CPUS=CPUS))
 
 
+def test_a_resumed_stream_keeps_the_count_its_order_depends_on(lab: Lab) -> None:
+    changes: dict[str, Any] = {
+        "streaming": True,
+        "overwrite_output_dir": None,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    first = lab.train(lab.config("text", **changes, max_steps=2), LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="3")
+    assert first.code == 0, first.text[-3000:]
+    resumed = lab.train(lab.config("text", **changes, max_steps=4), LF_AUTOWORKERS_CPUS=CPUS)
+    assert resumed.code == 0, resumed.text[-3000:]
+    (line,) = resumed.lines("dataloader_num_workers")
+    assert line.startswith("dataloader_num_workers: auto -> 3 per rank <- checkpoint: ")
+    assert resumed.most_workers and set(resumed.most_workers.values()) == {3}
+
+
 def test_two_ranks_under_torchrun_share_the_node_and_agree(lab: Lab) -> None:
     outcome = lab.train(
         lab.config("image"), FORCE_TORCHRUN="1", NPROC_PER_NODE="2", MASTER_PORT="29611", LF_AUTOWORKERS_CPUS="8"
