@@ -40,6 +40,8 @@ class RunArguments:
         neat_packing: Whether packed rows are kept apart by a block-diagonal attention mask.
         flash_attention: Whether ``flash_attn: fa2`` is set, which needs no such mask.
         cutoff_len: Longest token sequence.
+        buffer_size: Rows a stream shuffles at a time.
+        preprocessing_batch_size: Rows tokenised at a time.
         train_batch_size: Rows of a training batch of one rank.
         eval_batch_size: Rows of an evaluation batch of one rank.
         epochs: Passes over the training data; LLaMA-Factory's default is 3.
@@ -73,6 +75,8 @@ class RunArguments:
     neat_packing: bool
     flash_attention: bool
     cutoff_len: int
+    buffer_size: int
+    preprocessing_batch_size: int
     train_batch_size: int
     eval_batch_size: int
     epochs: float
@@ -181,6 +185,8 @@ def read_arguments(raw: Mapping[str, Any]) -> RunArguments:
         neat_packing=neat,
         flash_attention=(read.text("flash_attn") or "").lower() in {"fa2", "fa3"},
         cutoff_len=read.count("cutoff_len", 2048),
+        buffer_size=read.count("buffer_size", 16384),
+        preprocessing_batch_size=read.count("preprocessing_batch_size", 1000),
         train_batch_size=read.count("per_device_train_batch_size", 8, most=_MOST_ROWS),
         eval_batch_size=read.count("per_device_eval_batch_size", 8, most=_MOST_ROWS),
         epochs=read.number("num_train_epochs", 3.0, least=0.0),

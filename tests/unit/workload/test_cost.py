@@ -51,6 +51,12 @@ def test_a_list_of_frames_is_not_sampled() -> None:
     assert (cost.decoded_pixels, cost.codec_pixels) == (252 * 252, 0)
 
 
+def test_crops_are_of_images_frames_stay_whole() -> None:
+    geometry = read_geometry("llava_next_video", None)
+    assert image_cost(ImageHeader(800, 600), run(), geometry).floats == 5 * 3 * 336 * 336
+    assert video_cost(VideoHeader(800, 600, 100, 2.0), run(), geometry).floats == 4 * 3 * 336 * 336
+
+
 def test_audio_is_padded_to_the_extractors_full_length() -> None:
     clip = AudioHeader(3.0, 48000, 2)
     whisper = audio_cost(clip, run(), read_geometry("qwen2_audio", None))

@@ -164,6 +164,27 @@ def test_a_text_batch_of_a_vision_template_carries_a_blank_image(folder: Path, t
     assert (plain.files_per_batch, sees.files_per_batch) == (3, 7)
 
 
+def test_a_stream_is_shuffled_and_tokenised_by_the_worker_itself(folder: Path, templates: Path) -> None:
+    mapped = describe(folder, templates, dataset="image")
+    stream = describe(folder, templates, dataset="image", streaming=True, buffer_size=1000)
+    assert stream.streaming and stream.batch_bytes == mapped.batch_bytes
+    assert stream.batch_cpu_s > 2 * mapped.batch_cpu_s
+    assert stream.decode_bytes > mapped.decode_bytes + 10 * 1024
+
+
+def test_tokenising_a_row_costs_the_same_in_every_stage(folder: Path, templates: Path) -> None:
+    costs = {
+        describe(folder, templates, dataset="image", stage=stage, neat_packing=packing).preprocessing_row_bytes
+        for stage, packing in (("sft", False), ("sft", True), ("dpo", False), ("kto", False))
+    }
+    assert len(costs) == 1
+
+
+def test_the_source_of_rows_names_the_files(folder: Path, templates: Path) -> None:
+    assert describe(folder, templates, dataset="text").rows_source == "counted in text (text.json)"
+    assert describe(folder, templates, dataset="hub_video").rows_source == "not known for hub_video"
+
+
 def test_tokenised_data_is_described_by_its_features(tmp_path: Path, folder: Path, templates: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [{"input_ids": [1] * 100, "images": [str(folder / "a.png")], "videos": None, "audios": None}] * 12
