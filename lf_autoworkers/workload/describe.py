@@ -56,7 +56,7 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
         rows = row_costs(found, run, geometry, assumable)
         units = packed(rows, run) if packing else rows
         cost = largest_batch(units.costs, units.weights, batch_size, batches, run, geometry)
-        return streamed(cost, units, run, batch_size) if run.streaming and not tokenized else cost
+        return streamed(cost, units, run, batch_size, total) if run.streaming and not tokenized else cost
 
     total, exact = _train_rows(run, train)
     if packing and total is not None:

@@ -58,6 +58,10 @@ def row_costs(
     """
     costs: list[RowCost] = []
     weights: list[float] = []
+    known = [found.total for found in surveys if found.total is not None]
+    usual = (
+        sum(known) / len(known) if known else 1.0
+    )  # A dataset of unknown size is taken to be as large as the others.
     for found in surveys:
         rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for row in found.rows]
         unread = found.seen - {kind for row in found.rows for kind in _kinds(row)}
@@ -65,8 +69,8 @@ def row_costs(
             kinds = able if found.kinds is None else unread or found.kinds
             rows.append(_row_cost(_assumed_row(kinds, run), run, geometry, tokenized=False))
         costs += rows
-        weights += [max(1, found.total or 1) / len(rows)] * len(rows)
-    if not costs:
+        weights += [(found.total if found.total is not None else usual) / len(rows)] * len(rows)
+    if not sum(weights):
         return CostedRows((text_cost(run.cutoff_len),), (1.0,))
     whole = all(found.complete and found.rows and found.source.samples is None for found in surveys)
     return CostedRows(tuple(costs), None if whole else tuple(weights))
@@ -123,7 +127,7 @@ def filler_image(run: RunArguments, geometry: Geometry) -> int:
     return batch_cost((image_cost(ImageHeader(64, 64), run, geometry),), run, geometry).batch_bytes
 
 
-def streamed(batch: BatchCost, rows: CostedRows, run: RunArguments, batch_size: int) -> BatchCost:
+def streamed(batch: BatchCost, rows: CostedRows, run: RunArguments, batch_size: int, total: int | None) -> BatchCost:
     """Return the cost of ``batch`` where its rows come from a stream: each worker shuffles and tokenises them itself.
 
     A worker then keeps ``buffer_size`` raw rows and ``preprocessing_batch_size`` tokenised ones, and decodes media once
@@ -131,7 +135,7 @@ def streamed(batch: BatchCost, rows: CostedRows, run: RunArguments, batch_size: 
     """
     weights = rows.weights or (1.0,) * len(rows.costs)
     tokens = sum(row.tokens * weight for row, weight in zip(rows.costs, weights, strict=True)) / sum(weights)
-    buffered = min(run.buffer_size, sum(weights))
+    buffered = run.buffer_size if total is None else min(run.buffer_size, total)
     raw_bytes = buffered * (_RAW_ROW_BYTES + tokens * _RAW_TOKEN_BYTES)
     kept_bytes = run.preprocessing_batch_size * tokens * _LISTED_TOKEN_BYTES
     return replace(

@@ -92,7 +92,10 @@ def save_tokenized(root: Path, *, split: bool) -> None:
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_a_tokenised_dataset_tells_its_media_by_its_features(tmp_path: Path, split: bool) -> None:
+def test_a_tokenised_dataset_tells_its_media_by_its_features(
+    tmp_path: Path, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # Else its monitor thread stays behind.
     save_tokenized(tmp_path / "saved", split=split)
     train = tokenized_dataset(tmp_path / "saved", "train")
     assert train is not None and train.columns == {Modality.IMAGE: "images"} and len(train.files) == 1

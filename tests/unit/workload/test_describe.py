@@ -172,6 +172,21 @@ def test_a_stream_is_shuffled_and_tokenised_by_the_worker_itself(folder: Path, t
     assert stream.decode_bytes > mapped.decode_bytes + 10 * 1024
 
 
+def test_a_stream_of_unknown_length_fills_its_buffer(templates: Path) -> None:
+    table = {"a": {"hf_hub_url": "x/y"}}
+    small, large = (
+        describe(table, templates, dataset="a", streaming=True, buffer_size=size).decode_bytes for size in (10, 10_010)
+    )
+    assert large - small > 10_000 * 1024
+
+
+def test_a_dataset_of_unknown_length_weighs_as_much_as_a_known_one(folder: Path, templates: Path) -> None:
+    text = describe(folder, templates, dataset="text").batch_cpu_s
+    lost = describe(folder, templates, dataset="lost_image").batch_cpu_s
+    mixed = describe(folder, templates, dataset="text,lost_image").batch_cpu_s
+    assert mixed == pytest.approx((text + lost) / 2, rel=0.1)
+
+
 def test_tokenising_a_row_costs_the_same_in_every_stage(folder: Path, templates: Path) -> None:
     costs = {
         describe(folder, templates, dataset="image", stage=stage, neat_packing=packing).preprocessing_row_bytes
@@ -185,8 +200,11 @@ def test_the_source_of_rows_names_the_files(folder: Path, templates: Path) -> No
     assert describe(folder, templates, dataset="hub_video").rows_source == "not known for hub_video"
 
 
-def test_tokenised_data_is_described_by_its_features(tmp_path: Path, folder: Path, templates: Path) -> None:
+def test_tokenised_data_is_described_by_its_features(
+    tmp_path: Path, folder: Path, templates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # Else its monitor thread stays behind.
     rows = [{"input_ids": [1] * 100, "images": [str(folder / "a.png")], "videos": None, "audios": None}] * 12
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "saved")
     found = describe(folder, templates, dataset="text", tokenized_path=str(tmp_path / "saved"))
