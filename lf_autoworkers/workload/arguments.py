@@ -15,6 +15,9 @@ from typing import Any
 _TRUE = frozenset({"1", "true", "yes", "y", "t", "on"})
 _FALSE = frozenset({"0", "false", "no", "n", "f", "off"})
 
+_MOST = 2.0**40
+_MOST_ROWS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class RunArguments:
@@ -37,6 +40,8 @@ class RunArguments:
         neat_packing: Whether packed rows are kept apart by a block-diagonal attention mask.
         flash_attention: Whether ``flash_attn: fa2`` is set, which needs no such mask.
         cutoff_len: Longest token sequence.
+        buffer_size: Rows a stream shuffles at a time.
+        preprocessing_batch_size: Rows tokenised at a time.
         train_batch_size: Rows of a training batch of one rank.
         eval_batch_size: Rows of an evaluation batch of one rank.
         epochs: Passes over the training data; LLaMA-Factory's default is 3.
@@ -70,6 +75,8 @@ class RunArguments:
     neat_packing: bool
     flash_attention: bool
     cutoff_len: int
+    buffer_size: int
+    preprocessing_batch_size: int
     train_batch_size: int
     eval_batch_size: int
     epochs: float
@@ -94,7 +101,7 @@ class _Reader:
         self._raw = raw
         self.notes: list[str] = []
 
-    def number(self, key: str, default: float, *, least: float) -> float:
+    def number(self, key: str, default: float, *, least: float, most: float = _MOST) -> float:
         value = self._raw.get(key)
         if value is None or value == "":
             return default
@@ -102,13 +109,13 @@ class _Reader:
             number = float(str(value).strip().replace("_", ""))
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or number < least or isinstance(value, bool):
-            self.notes.append(f"{key}: {value!r} is not a number of at least {least:g}; assumed {default:g}.")
+        if not least <= number <= most or isinstance(value, bool):
+            self.notes.append(f"{key}: {value!r} is not a number from {least:g} to {most:g}; assumed {default:g}.")
             return default
         return number
 
-    def count(self, key: str, default: int, *, least: int = 1) -> int:
-        return int(self.number(key, default, least=least))
+    def count(self, key: str, default: int, *, least: int = 1, most: float = _MOST) -> int:
+        return int(self.number(key, default, least=least, most=most))
 
     def limit(self, key: str) -> int | None:
         return self.count(key, 0, least=0) or None
@@ -174,12 +181,14 @@ def read_arguments(raw: Mapping[str, Any]) -> RunArguments:
         max_samples=read.limit("max_samples"),
         val_size=read.number("val_size", 0.0, least=0.0),
         interleaved=(read.text("mix_strategy") or "concat").startswith("interleave"),
-        packing=neat or (stage == "pt" if packing is None else packing),
+        packing=stage in {"sft", "pt"} and (neat or (stage == "pt" if packing is None else packing)),
         neat_packing=neat,
         flash_attention=(read.text("flash_attn") or "").lower() in {"fa2", "fa3"},
         cutoff_len=read.count("cutoff_len", 2048),
-        train_batch_size=read.count("per_device_train_batch_size", 8),
-        eval_batch_size=read.count("per_device_eval_batch_size", 8),
+        buffer_size=read.count("buffer_size", 16384),
+        preprocessing_batch_size=read.count("preprocessing_batch_size", 1000),
+        train_batch_size=read.count("per_device_train_batch_size", 8, most=_MOST_ROWS),
+        eval_batch_size=read.count("per_device_eval_batch_size", 8, most=_MOST_ROWS),
         epochs=read.number("num_train_epochs", 3.0, least=0.0),
         max_steps=max_steps if max_steps > 0 else None,
         accumulation=read.count("gradient_accumulation_steps", 1),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from .arguments import RunArguments
 from .cost import BatchCost, RowCost, batch_cost
@@ -58,13 +60,15 @@ def largest_batch(
     maxima = [max(_drawn(drawer, rows, weights, batch_size, count), key=size) for _ in range(runs)]
     largest = sorted(maxima, key=size)[runs * 3 // 4]
     # A giant too rare to be drawn above still meets ordinary rows somewhere in a long run.
-    ordered = sorted(rows, key=lambda row: size((row,)))
-    with_giant = (ordered[-1], *[ordered[len(rows) // 2]] * (batch_size - 1))
+    shares = weights or [1.0] * len(rows)
+    ordered = sorted(zip(rows, shares, strict=True), key=lambda pair: size((pair[0],)))
+    below = list(accumulate(share for _, share in ordered))
+    ordinary = ordered[bisect_left(below, below[-1] / 2)][0]
+    with_giant = (ordered[-1][0], *[ordinary] * (batch_size - 1))
     costs = [batch_cost(batch, run, geometry) for batch in (largest, with_giant)]
     # Whichever row is decoded at the highest resolution may be in the largest batch.
     deepest = RowCost(decoded_pixels=max(row.decoded_pixels for row in rows))
     deep = [batch_cost((*batch[1:], batch[0] + deepest), run, geometry) for batch in (largest, with_giant)]
-    shares = weights or [1.0] * len(rows)
     mean_s = sum(row.cpu_s * share for row, share in zip(rows, shares, strict=True)) / sum(shares)
     return BatchCost(
         max(cost.batch_bytes for cost in costs),

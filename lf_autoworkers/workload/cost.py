@@ -127,7 +127,8 @@ def video_cost(video: VideoHeader, run: RunArguments, geometry: Geometry) -> Row
     frames = pairs * geometry.temporal
     full = video.width * video.height
     width, height = resized(video.width, video.height, run.video_min_pixels, run.video_max_pixels)
-    frame = _frame(width, height, geometry, *geometry.video_pixels, frames=frames if geometry.video_total else 1)
+    single = replace(geometry, crops=1)  # Frames are never cut into several crops.
+    frame = _frame(width, height, single, *geometry.video_pixels, frames=frames if geometry.video_total else 1)
     floats = frame.floats * frames
     searched = max(video.frames, frames) if video.decoded else 0
     per_frame_s = FRAME_KEEP_S_PER_PIXEL if video.decoded else IMAGE_DECODE_S_PER_PIXEL

@@ -14,7 +14,7 @@ from .arguments import RunArguments, read_arguments
 from .batches import batches_of_run, largest_batch
 from .cost import BatchCost
 from .dataset import DatasetSource, find_datasets, tokenized_dataset
-from .estimate import filler_image, packed, preprocessing_row_bytes, row_costs, tensor_count
+from .estimate import filler_image, packed, preprocessing_row_bytes, row_costs, streamed, tensor_count
 from .facts import Modality, Workload
 from .model import model_folder, weight_files
 from .processor import Geometry, read_geometry
@@ -55,7 +55,8 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
     def loader(found: Sequence[Survey], batch_size: int, batches: int | None) -> BatchCost:
         rows = row_costs(found, run, geometry, assumable)
         units = packed(rows, run) if packing else rows
-        return largest_batch(units.costs, units.weights, batch_size, batches, run, geometry)
+        cost = largest_batch(units.costs, units.weights, batch_size, batches, run, geometry)
+        return streamed(cost, units, run, batch_size, total) if run.streaming and not tokenized else cost
 
     total, exact = _train_rows(run, train)
     if packing and total is not None:
@@ -168,7 +169,12 @@ def _train_rows(run: RunArguments, train: Sequence[Survey]) -> tuple[int | None,
 def _rows_source(sources: Sequence[DatasetSource], total: int | None, exact: bool) -> str:
     if not sources:
         return "no training dataset is named"
-    names = ", ".join(source.name for source in sources)
+    names = ", ".join(
+        f"{source.name} ({source.files[0].name}{' and others' if source.files[1:] else ''})"
+        if source.files
+        else source.name
+        for source in sources
+    )
     if total is None:
         return f"not known for {names}"
     return f"{'counted in' if exact else 'estimated from'} {names}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from lf_autoworkers.units import MIB
 
 from .arguments import RunArguments
-from .cost import RowCost, audio_cost, batch_cost, image_cost, text_cost, video_cost
+from .cost import BatchCost, RowCost, audio_cost, batch_cost, image_cost, text_cost, video_cost
 from .facts import Modality
 from .media import AudioHeader, ImageHeader, VideoHeader
 from .processor import Geometry
@@ -22,6 +22,14 @@ from .survey import Survey, SurveyedRow
 _ASSUMED_AUDIO_S = 30.0
 _TEMPLATE_TOKENS = 32
 """Tokens that a chat template puts around a row: roles, separators, a short system prompt."""
+
+_RAW_ROW_BYTES = 1024
+_RAW_TOKEN_BYTES = 4
+_LISTED_TOKEN_BYTES = 60
+"""Three Python lists hold a tokenised row: one int object and three references a token, and their copy in Arrow."""
+
+_TOKENIZE_S = 2e-6
+"""A fast tokenizer in one thread, for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,10 @@ def row_costs(
     """
     costs: list[RowCost] = []
     weights: list[float] = []
+    known = [found.total for found in surveys if found.total is not None]
+    usual = (
+        sum(known) / len(known) if known else 1.0
+    )  # A dataset of unknown size is taken to be as large as the others.
     for found in surveys:
         rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for row in found.rows]
         unread = found.seen - {kind for row in found.rows for kind in _kinds(row)}
@@ -57,8 +69,8 @@ def row_costs(
             kinds = able if found.kinds is None else unread or found.kinds
             rows.append(_row_cost(_assumed_row(kinds, run), run, geometry, tokenized=False))
         costs += rows
-        weights += [max(1, found.total or 1) / len(rows)] * len(rows)
-    if not costs:
+        weights += [(found.total if found.total is not None else usual) / len(rows)] * len(rows)
+    if not sum(weights):
         return CostedRows((text_cost(run.cutoff_len),), (1.0,))
     whole = all(found.complete and found.rows and found.source.samples is None for found in surveys)
     return CostedRows(tuple(costs), None if whole else tuple(weights))
@@ -115,6 +127,24 @@ def filler_image(run: RunArguments, geometry: Geometry) -> int:
     return batch_cost((image_cost(ImageHeader(64, 64), run, geometry),), run, geometry).batch_bytes
 
 
+def streamed(batch: BatchCost, rows: CostedRows, run: RunArguments, batch_size: int, total: int | None) -> BatchCost:
+    """Return the cost of ``batch`` where its rows come from a stream: each worker shuffles and tokenises them itself.
+
+    A worker then keeps ``buffer_size`` raw rows and ``preprocessing_batch_size`` tokenised ones, and decodes media once
+    more to count their tokens. Arithmetic from LLaMA-Factory's loader and CPython's object sizes; not measured.
+    """
+    weights = rows.weights or (1.0,) * len(rows.costs)
+    tokens = sum(row.tokens * weight for row, weight in zip(rows.costs, weights, strict=True)) / sum(weights)
+    buffered = run.buffer_size if total is None else min(run.buffer_size, total)
+    raw_bytes = buffered * (_RAW_ROW_BYTES + tokens * _RAW_TOKEN_BYTES)
+    kept_bytes = run.preprocessing_batch_size * tokens * _LISTED_TOKEN_BYTES
+    return replace(
+        batch,
+        decode_bytes=batch.decode_bytes + int(raw_bytes + kept_bytes),
+        cpu_s=2 * batch.cpu_s + batch_size * tokens * _TOKENIZE_S,
+    )
+
+
 def tensor_count(surveys: Sequence[Survey], run: RunArguments, geometry: Geometry, able: frozenset[Modality]) -> int:
     """Return the tensors of one batch: ids, mask, labels, positions, and two for each kind of media.
 
@@ -158,5 +188,7 @@ def preprocessing_row_bytes(
     firm = [replace(found, rows=tuple(decoded(row) for row in found.rows[: found.firm])) for found in surveys]
     rows = [_row_cost(row, run, geometry, tokenized=found.tokenized) for found in firm for row in found.rows]
     rows += [row for found in firm if not found.rows for row in row_costs((found,), run, geometry, able).costs]
-    costs = [batch_cost((row,), run, geometry) for row in rows or [text_cost(run.cutoff_len)]]
+    # A row is tokenised alone in every stage, before anything is packed or paired.
+    alone = replace(run, stage="sft", neat_packing=False)
+    costs = [batch_cost((row,), alone, geometry) for row in rows or [text_cost(run.cutoff_len)]]
     return math.ceil(max(cost.batch_bytes + cost.decode_bytes for cost in costs) / MIB) * MIB

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lf_autoworkers.workload import describe_workload, find_template_source
+from lf_autoworkers.workload.processor import snapped
 from tests.tiny_vl import build_model, chat_row, preference_row, sentence, write_dataset, write_image, write_video
 
 pytestmark = [
@@ -121,3 +124,25 @@ def test_estimate_meets_the_largest_real_batch(root: Path, case: str) -> None:
         tensors = max(tensors, sum(hasattr(value, "element_size") for value in batch.values()))
     assert 0.9 * largest <= said.batch_bytes <= 1.15 * largest
     assert tensors <= said.files_per_batch <= tensors + 1
+
+
+SIDES = st.integers(28, 4000)
+
+
+@settings(deadline=None)  # The first example imports transformers.
+@given(SIDES, SIDES)
+def test_snapping_is_transformers_smart_resize(width: int, height: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    high, wide = smart_resize(height, width, 28, 3136, 1003520)
+    assert snapped(width, height, 28, 3136, 1003520) == (max(28, wide), max(28, high))
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES, st.integers(1, 64).map(lambda pairs: pairs * 2))
+def test_snapping_of_many_frames_is_qwen3s_video_rule(width: int, height: int, frames: int) -> None:
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    width, height = width + 4, height + 4  # It refuses sides below 32.
+    high, wide = smart_resize(frames, height, width, 2, 32, 131072, 786432)
+    assert snapped(width, height, 32, 131072, 786432, frames) == (wide, high)
