@@ -19,6 +19,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -299,6 +300,7 @@ def main() -> None:
     parser.add_argument("--spawn-every", type=int, default=20)
     asked = parser.parse_args()
     logging.getLogger("lf_autoworkers.elastic").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     begun = time.monotonic()
     total = run_many(range(asked.first, asked.first + asked.programs), spawn_every=asked.spawn_every)
     print(f"{asked.programs} programs, 0 differences, 0 hangs, 0 leaks, {time.monotonic() - begun:.0f} s: {total}")
