@@ -12,6 +12,7 @@ import argparse
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from lf_autoworkers.elastic import messages as m
 from lf_autoworkers.elastic.api import WorkerPhase
@@ -28,6 +29,11 @@ class Process:
     killed: bool = False
 
 
+def is_open(entry: Any) -> bool:
+    """Whether a batch waits for a worker."""
+    return entry.place.value == "to do" and not entry.in_process
+
+
 def check(state: LoaderState) -> None:
     """Raise AssertionError where an invariant of the state does not hold."""
     assert list(state.entries) == list(range(state.next_deliver, state.next_pull)), "a batch was lost or invented"
@@ -42,7 +48,7 @@ def check(state: LoaderState) -> None:
                 holders[index] = worker.serial
     for index, entry in state.entries.items():
         assert (entry.place.value == "held") == (index in holders), f"batch {index}: {entry.place}"
-        if entry.place.value == "to do" and not entry.in_process:
+        if is_open(entry):
             assert index in state._todo, f"batch {index} is to be done and in no list"
     ids = [worker.worker_id for worker in state.workers.values()]
     assert len(ids) == len(set(ids)), "two workers have the same id"
@@ -57,7 +63,7 @@ class LoaderModel:
         self.processes: dict[int, Process] = {}
         self.stored: set[int] = set()
         self.delivered: list[int] = []
-        self.given_up: set[int] = set()
+        self.given_up: dict[int, m.Verdict] = {}
         self.deaths: dict[int, int] = {}
         self.generation = 0
         self.pulled = 0
@@ -79,13 +85,15 @@ class LoaderModel:
                 case m.Dispatch(serial, index):
                     process = self.processes[serial]
                     assert not process.told_to_stop and index not in self.stored
+                    open_below = [k for k, entry in self.state.entries.items() if k < index and is_open(entry)]
+                    assert not open_below, "a later batch was given out first"
                     process.tasks.append((self.state.generation, index))
                 case m.Store(index):
                     assert index not in self.stored
                     self.stored.add(index)
-                case m.GiveUp(index):
+                case m.GiveUp(index, verdict):
                     assert self.deaths.get(index, 0) >= DEATHS_PER_BATCH
-                    self.given_up.add(index)
+                    self.given_up[index] = verdict
                     self.stored.add(index)
                 case m.StopWorker(serial):
                     assert not self.processes[serial].tasks
