@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lf_autoworkers.adapter import mapping, streaming, trainer_hooks
+from lf_autoworkers.adapter import dataloader, mapping, streaming, trainer, trainer_hooks
 from lf_autoworkers.adapter.config import is_auto, whole_number
 from lf_autoworkers.adapter.resolve import Resolution
 from lf_autoworkers.hardware import raise_nofile_limit
@@ -52,10 +52,32 @@ def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
         count = loader.value
         _attempt("sharding the streamed dataset", lambda: streaming.shard_for(count, readers))
     _attempt("preparing the trainer", lambda: trainer_hooks.arm(resolution, named))
+    _attempt("steering the workers", lambda: _steer(resolution, named))
+
+
+def _steer(resolution: Resolution, named: Mapping[str, Any]) -> None:
+    """Make the run's loaders elastic and guard their workers."""
+    loader = resolution.plan.decision(LOADER_FIELD)
+    assert loader is not None
+    count = int(loader.value or 0)
+    sensor = trainer.make_sensor(resolution)
+    run = None
+    if resolution.settings.elastic and not resolution.workload.streaming:
+        limit = sensor.facts.limit
+        run = dataloader.install_elastic(
+            count,
+            count,
+            oom_kills=sensor.oom_kills,
+            memory_limit_bytes=lambda: None if limit is None else limit[0],
+            logger=log(),
+        ).run
+    trainer.arm(resolution, named, sensor, run)
 
 
 def end() -> None:
     """Disarm everything: the next run in this process did not ask for it."""
+    dataloader.uninstall_elastic()
+    trainer.disarm()
     mapping.disarm()
     streaming.disarm()
     trainer_hooks.disarm()
