@@ -62,7 +62,7 @@ def _steer(resolution: Resolution, count: int, named: Mapping[str, Any]) -> None
     sensor = trainer.make_sensor(resolution)
     elastic = None
     if resolution.request.elastic and not resolution.workload.streaming and count > 0:
-        limit = resolution.hardware.memory.limit
+        limit = sensor.facts.limit
         elastic = install_elastic(
             count,
             count,

@@ -33,29 +33,8 @@ _ADVICE = Advice(
     workers=f"{PREFIX}DATALOADER_NUM_WORKERS={{count}}",
     smaller_batches="per_device_train_batch_size, image_max_pixels or video_max_pixels",
 )
-_current: GuardedRun | None = None
-
-
-class GuardedRun:
-    """The guard of one run.
-
-    Attributes:
-        controller: The thread and what it is made of.
-    """
-
-    def __init__(self, controller: Controller, epochs: EpochLoader | None) -> None:
-        self.controller = controller
-        self._epochs = epochs
-
-    def begin(self, step: int) -> None:
-        """Training begins, at `step` if it is resumed."""
-        self.controller.finish_step(0 if step == 0 else step)
-        self.controller.begin()
-
-    def begin_epoch(self, loader: Any) -> None:
-        """An epoch is about to start its workers."""
-        if self._epochs is not None and loader is not None:
-            self._epochs.apply(loader)
+_controller: Controller | None = None
+_epochs: EpochLoader | None = None
 
 
 def make_sensor(resolution: Resolution) -> Sensor:
@@ -73,25 +52,29 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
         sensor: From `make_sensor`.
         run: The elastic loader's verbs; ``None`` where PyTorch's own loader stays.
     """
-    global _current
+    global _controller, _epochs
     disarm()
     decision = resolution.plan.decision(LOADER_FIELD)
     if resolution.settings.guard == "off" or decision is None or not decision.value:
         return
     from lf_autoworkers.adapter.run import log
 
-    epochs = EpochLoader(int(decision.value)) if run is None else None
-    control: ElasticControl = run if epochs is None and run is not None else epochs or EpochLoader(int(decision.value))
+    count = int(decision.value)
+    control: ElasticControl
+    if run is None:
+        control = _epochs = EpochLoader(count)
+    else:
+        control = run
     settings, hardware, workload = resolution.settings, resolution.hardware, resolution.workload
     prefetch = resolution.plan.decision(PREFETCH_FIELD)
-    controller = Controller(
+    _controller = Controller(
         control,
         Orders(
-            wanted=int(decision.value),
+            wanted=count,
             prefetch=int((prefetch.value if prefetch else resolution.request.prefetch_factor) or 2),
             batch_bytes=workload.batch_bytes,
             observe=settings.guard == "observe",
-            elastic=epochs is None,
+            elastic=run is not None,
         ),
         sensor=sensor,
         guard=Guard(
@@ -107,19 +90,18 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
         advice=_ADVICE,
         turn=Turn(_turn_path() if hardware.ranks.local_world_size > 1 else None),
     )
-    _current = GuardedRun(controller, epochs)
-    controller.attach()
-    atexit.register(controller.close)
+    _controller.attach()
+    atexit.register(_controller.close)
     when_imported("transformers.trainer", _add_callback)
 
 
 def disarm() -> None:
     """End the guard of the run before, if there is one."""
-    global _current
-    if _current is not None:
-        _current.controller.close()
-        atexit.unregister(_current.controller.close)
-        _current = None
+    global _controller, _epochs
+    if _controller is not None:
+        _controller.close()
+        atexit.unregister(_controller.close)
+    _controller = _epochs = None
 
 
 def _journal_path(named: Mapping[str, Any]) -> Path | None:
@@ -142,20 +124,20 @@ def _add_callback(module: Any) -> None:
         """Tells the guard of the current run where training is."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if _current is not None:
-                _current.begin(state.global_step)
+            if _controller is not None:
+                _controller.begin_training(state.global_step)
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if _current is not None:
-                _current.begin_epoch(kwargs.get("train_dataloader"))
+            if _epochs is not None and kwargs.get("train_dataloader") is not None:
+                _epochs.apply(kwargs["train_dataloader"])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if _current is not None:
-                _current.controller.finish_step(state.global_step)
+            if _controller is not None:
+                _controller.finish_step(state.global_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if _current is not None:
-                _current.controller.finish()
+            if _controller is not None:
+                _controller.finish()
 
     if not any(getattr(known, "__name__", "") == GuardMemory.__name__ for known in module.DEFAULT_CALLBACKS):
         module.DEFAULT_CALLBACKS.append(GuardMemory)

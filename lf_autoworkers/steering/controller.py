@@ -87,6 +87,7 @@ class Controller:
         self._starved_s: float | None = None
         self._told_short = False
         self._feeding = True
+        self._first_step: int | None = None
         self._step: int | None = None
         self._detach: Callable[[], None] | None = None
 
@@ -96,6 +97,11 @@ class Controller:
         self._loader.may_start = self.may_start
         if not self._orders.observe and self._orders.elastic and self._orders.wanted > 1:
             self._loader.resize(1)
+
+    def begin_training(self, step: int) -> None:
+        """Note that a trainer counts the steps from now on, `step` being those of before a resume; then `begin`."""
+        self._first_step = self._step = step
+        self.begin()
 
     def begin(self) -> None:
         """Take the first reading, say what is guarded, wake up. Called when loading is about to begin; once counts."""
@@ -112,12 +118,14 @@ class Controller:
 
     def _say_start(self) -> None:
         reading = self._sensor.read(self._clock(), {})
-        oom_group = bool(self._sensor.facts.oom_group)
-        line = messages.start_line(reading, self._orders.wanted, oom_group=oom_group, observe=self._orders.observe)
+        around = self._guard.surroundings
+        line = messages.start_line(
+            reading, self._orders.wanted, oom_group=around.oom_group, observe=self._orders.observe
+        )
         (self._logger.info if reading.seen else self._logger.warning)(line)
         for problem in self._sensor.problems:
             self._logger.warning("memory guard: %s", problem)
-        self.record.start(reading, self._orders.observe, oom_group)
+        self.record.start(reading, self._orders.observe, around)
 
     def finish(self) -> None:
         """Write the totals: training is over. Loaders of a later evaluation are guarded all the same."""
@@ -139,7 +147,7 @@ class Controller:
             self.record.summary(self._step)
 
     def finish_step(self, step: int) -> None:
-        """Note that the trainer has finished a step (0: it is about to begin)."""
+        """Note how many steps the trainer has finished."""
         self._step = step
 
     def may_start(self) -> bool:
@@ -183,8 +191,9 @@ class Controller:
             prefetch=self._prefetch,
             wanted_prefetch=self._orders.prefetch,
             batch_bytes=self.record.batch_bytes or self._orders.batch_bytes,
+            steps=self._step or 0,
             # Without a trainer that counts: the third batch is asked for when the first has been used.
-            steps=max(0, stats.delivered - 2) if self._step is None else self._step,
+            warm=stats.delivered > 2 if self._first_step is None else (self._step or 0) > self._first_step,
             elastic=self._orders.elastic,
         )
         return self._sensor.read(self._clock(), finished), view
@@ -226,7 +235,7 @@ class Controller:
 
     def _say_shortage(self, verdict: Verdict, view: LoaderView) -> None:
         """Say once that the ramp stopped short, when it has for a while and training has begun."""
-        if verdict.shortage is None or self._guard.incidents.any or view.steps < 1:
+        if verdict.shortage is None or self._guard.incidents.any or not view.warm:
             self._starved_s = None
         elif self._starved_s is None:
             self._starved_s = self._clock()

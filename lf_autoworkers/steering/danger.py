@@ -90,7 +90,7 @@ class Judge:
 
     def danger(self, reading: Reading, view: LoaderView) -> Danger:
         """Return the worst danger of all levels and /dev/shm (the one with the fewest bytes left among equals)."""
-        comes_back = self._costs.trainer_reserve_bytes(view) * self._around.ranks if view.steps >= 1 else 0
+        comes_back = self._costs.trainer_reserve_bytes(view) * self._around.ranks if view.warm else 0
         dangers = [self._level_danger(level, comes_back) for level in reading.seen]
         if (shm := self._shm_danger(reading, view)) is not None:
             dangers.append(shm)
@@ -102,12 +102,10 @@ class Judge:
         return worst
 
     def shortage(self, reading: Reading, view: LoaderView) -> Shortage | None:
-        """Return what forbids one worker more, all at their own peaks; ``None`` if there is room for it."""
-        held = {worker.pid: worker for worker in reading.workers}
+        """Return what forbids one worker more; ``None`` if there is room for it."""
         waiting = (view.batch_bytes or 0) * view.prefetch
-        to_come = sum(self._costs.still_to_come_bytes(held.get(pid)) for pid in view.live)
-        one_more = self._costs.still_to_come_bytes(None) + waiting
-        need = (self._costs.trainer_reserve_bytes(view) + to_come + one_more) * self._around.ranks
+        to_come = self._costs.workers_to_come_bytes(reading, view)
+        need = (self._costs.trainer_reserve_bytes(view) + to_come + waiting) * self._around.ranks
         for level in reading.seen:
             limit, headroom = level.limit_bytes or 0, level.headroom_bytes or 0
             line = self._lines(limit)[PressureLevel.SHRINK]

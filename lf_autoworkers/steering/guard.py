@@ -79,10 +79,10 @@ class Guard:
             limits: The constants.
         """
         self.limits = limits or GuardLimits()
-        self._around = surroundings or Surroundings()
+        self.surroundings = surroundings or Surroundings()
         self._growth = Growth(self.limits)
-        self.costs = WorkerCosts(self.limits, self._around.worker_bytes)
-        self._judge = Judge(self.limits, self._around, self._growth, self.costs)
+        self.costs = WorkerCosts(self.limits, self.surroundings.worker_bytes)
+        self._judge = Judge(self.limits, self.surroundings, self._growth, self.costs)
         self.incidents = Incidents(self.limits)
         self.level = PressureLevel.NORMAL
         self._suspected_s: float | None = None
@@ -209,7 +209,7 @@ class Guard:
             return Act(ActKind.KILL, target, 1, victim)
         # The last worker: a fresh one helps only against a leak; where one kill ends all, anything beats the kernel.
         spent = len(self._floor_kills) >= self.limits.floor_kills
-        if not spent and (self._around.oom_group or self.costs.leak_bytes(victim) > 0):
+        if not spent and (self.surroundings.oom_group or self.costs.leak_bytes(victim) > 0):
             return Act(ActKind.KILL, 1, 1, victim)
         return self._floor(view, reading.at_s)
 

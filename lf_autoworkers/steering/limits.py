@@ -100,6 +100,8 @@ class GuardLimits:
     # Start-up: one worker a tick while room is ample, else the next one when those running have shown their cost.
     settled_batches: int = 2
     unknown_worker_bytes: int = 1 * GIB
+    # What a worker typically holds: an average over about this many readings (1 / weight).
+    typical_weight: float = 0.02
 
     # A leak: the least of the last samples above the most of the first ones by this much (joblib restarts at 300 MB).
     leak_samples: int = 3

@@ -84,7 +84,8 @@ class LoaderView:
         prefetch: Batches it may have in flight per worker.
         wanted_prefetch: The same as the plan or the user set it.
         batch_bytes: Bytes of the largest batch seen; before the first, what the plan expects; ``None`` if unknown.
-        steps: Training steps finished.
+        steps: Training steps finished, those before a resume included.
+        warm: Whether this process has finished one, so that the trainer has shown what a step takes.
         elastic: Whether workers can leave at any moment; else a change waits for the next epoch, and a killed worker
             would end the run.
     """
@@ -96,4 +97,5 @@ class LoaderView:
     wanted_prefetch: int = 2
     batch_bytes: int | None = None
     steps: int = 0
+    warm: bool = False
     elastic: bool = True

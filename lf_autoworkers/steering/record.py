@@ -21,13 +21,15 @@ from typing import Any
 
 from lf_autoworkers.elastic.api import BatchCost, ElasticControl, LoaderEvent, LoaderStats, WorkerLost
 from lf_autoworkers.journal import Journal
+from lf_autoworkers.steering.danger import Surroundings
 from lf_autoworkers.steering.guard import ActKind, Verdict
 from lf_autoworkers.steering.limits import PressureLevel
 from lf_autoworkers.steering.readings import LoaderView, Reading
 
 _PULSE_S = 60.0
-# A row of readings this long shows an incident; after that one a second is enough.
-_DENSE_S = 30.0
+# A row of readings this long shows an incident; after that one now and then is enough.
+_DENSE_S = 10.0
+_SPARSE_S = 10.0
 # The same kind of line at most this often (dask: one "memory is high" per 300 s), counted in the journal all the same.
 _SAY_AGAIN_S = {ActKind.RECYCLE: 300.0, ActKind.THROTTLE: 60.0}
 
@@ -56,14 +58,14 @@ class Record:
         self._first_s: float | None = None
         self._last_s = 0.0
 
-    def start(self, reading: Reading, observe: bool, oom_group: bool) -> None:
+    def start(self, reading: Reading, observe: bool, surroundings: Surroundings) -> None:
         """Write what the guard starts with."""
         self._journal.write(
             "guard",
             0,
             mode="observe" if observe else "on",
             wanted=self._wanted,
-            oom_group=oom_group,
+            surroundings=dataclasses.asdict(surroundings),
             levels=[dataclasses.asdict(level) for level in reading.levels],
             shm=None if reading.shm is None else dataclasses.asdict(reading.shm),
         )
@@ -101,7 +103,7 @@ class Record:
             self._raised_s = reading.at_s
         self._level = verdict.level
         dense = reading.at_s - self._raised_s < _DENSE_S
-        due = verdict.level > PressureLevel.NORMAL and (dense or reading.at_s - self._written_s >= 1.0)
+        due = verdict.level > PressureLevel.NORMAL and (dense or reading.at_s - self._written_s >= _SPARSE_S)
         if changed or due or verdict.act.kind is not ActKind.HOLD:
             self._written_s = reading.at_s
             self._journal.write("reading", view.steps, level=verdict.level.name, **_flat(reading), **_view(view))
@@ -188,4 +190,6 @@ def _view(view: LoaderView) -> dict[str, Any]:
         "prefetch": view.prefetch,
         "wanted_prefetch": view.wanted_prefetch,
         "batch_bytes": view.batch_bytes,
+        "warm": view.warm,
+        "elastic": view.elastic,
     }

@@ -6,11 +6,12 @@ nothing: `danger` and `guard` do.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from lf_autoworkers.steering.limits import GuardLimits
-from lf_autoworkers.steering.readings import LoaderView, Reading, WorkerReading
+from lf_autoworkers.steering.readings import LoaderView, Reading
 
 
 class Growth:
@@ -83,6 +84,7 @@ class WorkerCosts:
         self._prior_bytes = limits.unknown_worker_bytes if prior_bytes is None else prior_bytes
         self._samples: dict[int, _Samples] = {}
         self._peaks: dict[int, tuple[float, int]] = {}
+        self._typical: float | None = None
         self._trainer_peak = 0
         self._trainer_now = 0
 
@@ -93,6 +95,8 @@ class WorkerCosts:
                 continue
             peak = max(worker.private_bytes, worker.peak_bytes or 0, self._peaks.get(worker.pid, (0.0, 0))[1])
             self._peaks[worker.pid] = (reading.at_s, peak)
+            last = worker.private_bytes if self._typical is None else self._typical
+            self._typical = last + self._limits.typical_weight * (worker.private_bytes - last)
             self._sample(worker.pid, worker.private_bytes, reading.at_s)
         self._peaks = {
             pid: seen for pid, seen in self._peaks.items() if seen[0] >= reading.at_s - self._limits.incident_memory_s
@@ -123,18 +127,26 @@ class WorkerCosts:
         """The dearest worker's private peak in bytes; what the plan expects until one is known."""
         return max((peak for _, peak in self._peaks.values()), default=self._prior_bytes)
 
-    def still_to_come_bytes(self, worker: WorkerReading | None) -> int:
-        """Bytes a running worker may yet take beside what it holds (all of its peak if it could not be read)."""
-        return max(0, self.worker_bytes - (0 if worker is None else worker.private_bytes or 0))
+    def workers_to_come_bytes(self, reading: Reading, view: LoaderView) -> int:
+        """Bytes the running workers and one more may yet take together, beside what they hold.
+
+        Each is taken to hold what is typical, and as many as the square root of their number to be at the peak of the
+        dearest one at the same moment: workers decode at different times. Before any has shown its cost, all of them.
+        """
+        count = len(view.live) + 1
+        held = sum(worker.private_bytes or 0 for worker in reading.workers if worker.pid in view.live)
+        typical = self.worker_bytes if self._typical is None else min(int(self._typical), self.worker_bytes)
+        at_peak = math.ceil(math.sqrt(count))
+        return max(typical, count * typical + at_peak * (self.worker_bytes - typical) - held)
 
     def starting(self, reading: Reading, view: LoaderView) -> bool:
         """Whether a running worker is still on its way to the peak it is expected to reach: growth with a known end."""
         young = {worker.pid: worker for worker in reading.workers if worker.batches < self._limits.settled_batches}
-        return any(pid in young and self.still_to_come_bytes(young[pid]) > 0 for pid in view.live)
+        return any(pid in young and (young[pid].private_bytes or 0) < self.worker_bytes for pid in view.live)
 
     def trainer_reserve_bytes(self, view: LoaderView) -> int:
         """Bytes the trainer may yet take: back to its own peak; as much again as it holds before its first step."""
-        return self._trainer_now if view.steps < 1 else self._trainer_peak - self._trainer_now
+        return self._trainer_peak - self._trainer_now if view.warm else self._trainer_now
 
     def leak_bytes(self, pid: int) -> int:
         """Bytes by which a worker's low tide has risen above the high tide of its beginning; 0 if it has not."""

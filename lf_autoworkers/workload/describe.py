@@ -16,7 +16,7 @@ from .cost import BatchCost
 from .dataset import DatasetSource, find_datasets, tokenized_dataset
 from .estimate import filler_image, packed, preprocessing_row_bytes, row_costs, streamed, tensor_count
 from .facts import Modality, Workload
-from .model import model_folder, weight_files
+from .model import model_folder, offloads_optimizer, weight_files
 from .processor import Geometry, read_geometry
 from .survey import Survey, survey
 from .templates import TemplateMedia, read_templates, tokenizes_by_header
@@ -90,6 +90,8 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
         ),
         checkpoint_bytes=sum(weights) if weights else None,
         largest_shard_bytes=max(weights) if weights else None,
+        trains_all_weights=str(arguments.get("finetuning_type", "lora")).strip().lower() == "full",
+        offloads_optimizer=offloads_optimizer(arguments.get("deepspeed")),
         notes=tuple(dict.fromkeys(notes)),
         eval_batch_bytes=eval_bytes,
     )

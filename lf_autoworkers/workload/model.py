@@ -1,12 +1,16 @@
-"""The model's folder on this machine and the sizes of its weight files.
+"""The model's folder on this machine, the sizes of its weight files, and where its optimizer's state will be.
 
-Covers a local folder and the snapshot that huggingface_hub keeps of a model it has downloaded. Nothing is fetched.
+Covers a local folder, the snapshot that huggingface_hub keeps of a model it has downloaded, and DeepSpeed's config.
+Nothing is fetched.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def model_folder(model: str | None) -> Path | None:
@@ -40,3 +44,17 @@ def weight_files(folder: Path | None) -> tuple[int, ...]:
         if sizes:
             return sizes
     return ()
+
+
+def offloads_optimizer(deepspeed: object) -> bool:
+    """Return whether a DeepSpeed config (a file, JSON text or a dict) keeps optimizer state in host memory."""
+    config: Any = deepspeed
+    if isinstance(deepspeed, str):
+        try:
+            inline = deepspeed.lstrip().startswith("{")
+            config = json.loads(deepspeed if inline else Path(deepspeed).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False  # DeepSpeed will say what is wrong with it
+    for key in ("zero_optimization", "offload_optimizer"):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return isinstance(config, Mapping) and config.get("device") == "cpu"

@@ -43,7 +43,7 @@ def test_whatever_it_sees_it_keeps_its_word(
     for passed, seen, shm, private, psi, obeys in history:
         now += passed
         workers = tuple(WorkerReading(pid, size, size, 5) for pid, size in zip(live, private, strict=False))
-        view = LoaderView(wanted, target, tuple(live), prefetch, 2, 4 * MIB, steps=int(now))
+        view = LoaderView(wanted, target, tuple(live), prefetch, 2, 4 * MIB, steps=int(now), warm=now >= 1)
         reading = Reading(now, tuple(seen), shm, psi, psi, trainer_bytes=private[0], workers=workers)
         verdict = guard.step(reading, view)
         act = verdict.act

@@ -80,7 +80,7 @@ def test_what_if_flags_replace_what_was_detected(config: Path, capsys: pytest.Ca
 
 def test_overrides_stand_before_or_behind_flags(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = explained(capsys, config, "--cpus", "8", "preprocessing_num_workers=2", "streaming=true")
-    assert [decision["field"] for decision in found["decisions"]][0] == "dataloader_num_workers"
+    assert loader(found)["requested"] == "auto"
     assert not any(decision["field"] == "preprocessing_num_workers" for decision in found["decisions"])
     assert found["facts"]["streaming"]["value"] is True
 

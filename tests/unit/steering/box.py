@@ -73,6 +73,7 @@ class Box:
             wanted_prefetch=2,
             batch_bytes=self.batch_bytes,
             steps=int(self.now),
+            warm=self.now >= 1,
         )
 
     def reading(self) -> Reading:

@@ -136,6 +136,7 @@ def test_it_starts_with_one_and_ramps_up(bench: Bench) -> None:
 def test_under_pressure_it_sheds_says_so_and_writes_it_down(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.controller.attach()
     bench.pass_time(5)
+    bench.controller.begin_training(411)
     bench.controller.finish_step(412)
     with caplog.at_level(logging.INFO):
         bench.use(int(7.1 * GIB))

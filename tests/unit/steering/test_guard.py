@@ -149,7 +149,7 @@ def test_a_single_high_sample_is_not_acted_on() -> None:
 
 def test_pressure_stall_only_confirms() -> None:
     guard = Guard()
-    view = LoaderView(wanted=4, target=4, live=(1, 2, 3, 4), prefetch=1, steps=5)
+    view = LoaderView(wanted=4, target=4, live=(1, 2, 3, 4), prefetch=1, steps=5, warm=True)
 
     def reading(at_s: float, used: int) -> Reading:
         return Reading(at_s=at_s, levels=(MemoryLevel(64 * GIB, used, "memory.max"),), psi_some_percent=80.0)
@@ -166,7 +166,7 @@ def test_small_shared_memory_sheds_without_killing() -> None:
     target, prefetch = 4, 2
     for tick in range(200):
         live = tuple(range(1, target + 1))
-        view = LoaderView(4, target, live, prefetch, 2, batch_bytes=20 * MIB, steps=3, elastic=False)
+        view = LoaderView(4, target, live, prefetch, 2, batch_bytes=20 * MIB, steps=3, warm=True, elastic=False)
         shm = ShmFacts(64 * MIB, free, "/dev/shm")
         act = guard.step(Reading(tick * 0.5, (MemoryLevel(64 * GIB, GIB, "m"),), shm=shm), view).act
         target, prefetch = act.target, act.prefetch

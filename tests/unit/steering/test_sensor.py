@@ -78,7 +78,7 @@ def test_a_cgroup_full_of_cache_is_empty(tmp_path: Path) -> None:
     assert reading.levels[0].headroom_bytes == GIB + GIB // 2 + MIB
 
     guard = Guard()
-    view = LoaderView(wanted=4, target=4, live=(5, 6, 7, 8), steps=10)
+    view = LoaderView(wanted=4, target=4, live=(5, 6, 7, 8), steps=10, warm=True)
     verdict = guard.step(reading, view)
     assert verdict.level is PressureLevel.NORMAL
     assert verdict.act.kind is ActKind.HOLD

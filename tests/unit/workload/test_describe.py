@@ -311,3 +311,21 @@ def test_nothing_heavy_is_imported(folder: Path, templates: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "light"
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "expected"),
+    [
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, True),
+        ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', True),
+        ({"zero_optimization": {"stage": 2}}, False),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, False),
+        ("nowhere.json", False),
+        (None, False),
+    ],
+)
+def test_where_the_optimizer_lives(deepspeed: object, expected: bool) -> None:
+    found = describe_workload({"finetuning_type": "full", "deepspeed": deepspeed}, template_source=None)
+    assert found.offloads_optimizer is expected
+    assert found.trains_all_weights
+    assert not describe_workload({}, template_source=None).trains_all_weights
