@@ -74,7 +74,7 @@ def dataset(folder: Path) -> None:
     (folder / "rows.json").write_text(json.dumps(rows))
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     info = {"rows": {"file_name": "rows.json", "formatting": "sharegpt", "tags": tags}}
-    info["rows"]["columns"] = {"messages": "messages", "images": "images"}  # type: ignore[assignment]
+    info["rows"]["columns"] = {"messages": "messages", "images": "images"}
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
 

@@ -68,7 +68,7 @@ def test_any_saved_machine_answers(config: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_what_if_flags_replace_what_was_detected(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    large = [config, "per_device_train_batch_size=8", "--cpus", "32", "--shm", "256GiB"]
+    large: list[str | Path] = [config, "per_device_train_batch_size=8", "--cpus", "32", "--shm", "256GiB"]
     alone = explained(capsys, *large, "--memory", "512GiB")
     ranks = explained(capsys, *large, "--memory", "512GiB", "--ranks", "8")
     small = explained(capsys, *large, "--memory", "4GiB")
