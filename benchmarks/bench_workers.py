@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.lab import BIN  # noqa: E402
+from tests.lab import BIN
 
 
 def build(folder: Path, rows: int) -> None:
