@@ -56,6 +56,19 @@ def make_request(
     )
 
 
+_V1_WORDS = {"model": "model_name_or_path", "micro_batch_size": "per_device_train_batch_size"}
+
+
+def in_v0_words(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a v1 config in v0's names as far as they decide what a batch costs; any other config as it is.
+
+    v1 names its datasets by files of its own format, which are not looked into: the template tells what they can hold.
+    """
+    if V1_LOADER_FIELD not in arguments:
+        return arguments
+    return {"per_device_train_batch_size": 1, **{_V1_WORDS.get(name, name): arguments[name] for name in arguments}}
+
+
 def _dispatch_is_off(arguments: Mapping[str, Any]) -> bool:
     """Return whether ``accelerator_config`` (a dict, JSON text or a JSON file) turns ``dispatch_batches`` off."""
     config = arguments.get("accelerator_config")

@@ -14,7 +14,7 @@ from typing import Any
 
 from lf_autoworkers.adapter.config import auto_fields, default_count
 from lf_autoworkers.adapter.job import job_of
-from lf_autoworkers.adapter.request import make_request
+from lf_autoworkers.adapter.request import in_v0_words, make_request
 from lf_autoworkers.errors import DetectionError
 from lf_autoworkers.hardware import Machine, detect_hardware, expected_ranks
 from lf_autoworkers.hardware.facts import Hardware
@@ -68,7 +68,7 @@ def resolve(
         hardware = what_if(hardware)
     if hardware.problems and settings.strict and autos:
         raise DetectionError(f"{hardware.problems[0]} ({PREFIX}STRICT=1 forbids a guess.)")
-    workload = describe_workload(arguments, template_source=find_template_source())
+    workload = describe_workload(in_v0_words(arguments), template_source=find_template_source())
     if settings.modality is not None:
         workload = dataclasses.replace(
             workload, modality=Modality(settings.modality), modality_source=f"{PREFIX}MODALITY={settings.modality}"
