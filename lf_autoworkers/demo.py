@@ -178,7 +178,9 @@ def run_demo(folder: Path) -> int:
         AutoWorkersError: LLaMA-Factory is not installed here, or ``folder`` holds something else.
     """
     if find_spec("llamafactory") is None:
-        raise AutoWorkersError('LLaMA-Factory is not installed here; run: pip install "lf-autoworkers[llamafactory]"')
+        raise AutoWorkersError(
+            'LLaMA-Factory is not installed here; run, in a clone of lf-autoworkers: pip install ".[llamafactory]"'
+        )
     if folder.exists() and any(folder.iterdir()) and not (folder / "demo.yaml").exists():
         raise AutoWorkersError(f"{folder} holds other files; name a new folder with --out.")
     program = shutil.which(

@@ -55,6 +55,7 @@ print("\\n@@" + json.dumps(found))
 """Run in the Python under test; prints one JSON object behind ``@@``, whatever else the imports print."""
 
 PROBE_TIMEOUT_S = 300
+TOGETHER = 'in a clone of lf-autoworkers: pip install ".[llamafactory]"'
 ENTRY_POINT = "lf_autoworkers._activate:activate"
 
 
@@ -123,7 +124,7 @@ def _script(name: str, environ: Mapping[str, str]) -> tuple[Path | None, Finding
         "fail",
         name.removeprefix("llamafactory-"),
         f"no {name} on PATH and none in {here}",
-        'install it beside the plugin: pip install "lf-autoworkers[llamafactory]"',
+        f"install it beside the plugin, {TOGETHER}",
     )
 
 
@@ -187,7 +188,7 @@ def _probe(python: Path, environ: Mapping[str, str]) -> list[Finding]:
                 "fail",
                 "hook",
                 f"lf-autoworkers is not installed in {python} ({found['error']})",
-                f"{python} -m pip install lf-autoworkers",
+                f"in a clone of lf-autoworkers: {python} -m pip install .",
             )
         ]
     findings = [_hook(found, python, environ)]
@@ -215,7 +216,7 @@ def _hook(found: Mapping[str, Any], python: Path, environ: Mapping[str, str]) ->
             "fail",
             "hook",
             f"{python} cannot import what it needs: {found['error']}",
-            'install releases that go together: pip install "lf-autoworkers[llamafactory]"',
+            f"install releases that go together, {TOGETHER}",
         )
     if found.get("failure"):
         return Finding("fail", "hook", f"arming failed in {python}: {found['failure']}", way_out)
@@ -232,7 +233,7 @@ def _hook(found: Mapping[str, Any], python: Path, environ: Mapping[str, str]) ->
             "fail",
             "hook",
             f"{found['plugin']} is importable in {python}, but its metadata is not installed there",
-            f"{python} -m pip install lf-autoworkers",
+            f"in a clone of lf-autoworkers: {python} -m pip install .",
         )
     return Finding(
         "fail", "hook", f"not called by torch {found['versions'].get('torch')} (2.5 and later call it)", way_out
@@ -242,7 +243,7 @@ def _hook(found: Mapping[str, Any], python: Path, environ: Mapping[str, str]) ->
 def _version(name: str, version: str | None) -> Finding:
     low, high = RUN_WITH[name]
     if version is None:
-        fix = 'pip install "lf-autoworkers[llamafactory]"'
+        fix = TOGETHER
         return Finding("fail" if name != "accelerate" else "warn", name, "not installed", fix)
     if is_known(name, version):
         return Finding("ok", name, f"{version} (run with {low} to {high})")
