@@ -171,11 +171,14 @@ class LoaderState:
         return [worker for worker in self.workers.values() if worker.phase is not WorkerPhase.RETIRING]
 
     def _start(self, out: list[m.Instruction]) -> None:
-        """Ask for as many workers as are missing, unless nothing is left for them to do."""
+        """Ask for as many workers as are missing, unless nothing is left for them to do.
+
+        Those on their way out still count, so there are never more processes than wanted, and an id is always free.
+        """
         if self._frozen or self._init_failed or (self.exhausted and not self._open_todo()):
             return
         taken = {worker.worker_id for worker in self.workers.values()}
-        for _ in range(self.target - len(self._alive())):
+        for _ in range(self.target - len(self.workers)):
             worker_id = next(number for number in range(len(taken) + 1) if number not in taken)
             taken.add(worker_id)
             worker = _Worker(self._next_serial, worker_id)
@@ -199,12 +202,16 @@ class LoaderState:
         elif self._init_failed:
             self._init_failed = False
             out.append(m.RaiseInitError(index))
-        elif entry.place is _Place.TODO and (entry.in_process or not self._alive()):
+        elif entry.place is _Place.TODO and (entry.in_process or not self._may_hope()):
             out.append(m.LoadInProcess(index))
         else:
             return
         del self.entries[index]
         self.next_deliver += 1
+
+    def _may_hope(self) -> bool:
+        """Whether a worker will come to do what is to do: one that is there, or the successor of one that leaves."""
+        return bool(self._alive()) or (self.target > 0 and not self._frozen and bool(self.workers))
 
     def _dispatch(self, out: list[m.Instruction], *, wanted_now: bool) -> None:
         head = self.entries.get(self.next_deliver)
@@ -285,8 +292,9 @@ class LoaderState:
         if cause is m.Cause.CRASH:
             entry.crashes += 1
         elif cause is m.Cause.OOM:
+            made_alone = entry.oom_kills >= OOM_KILLS_IN_COMPANY and not any(w.held for w in self.workers.values())
             entry.oom_kills += 1
-            entry.oom_kills_alone += not any(worker.held for worker in self.workers.values())
+            entry.oom_kills_alone += made_alone or not self.workers
         if entry.crashes >= DEATHS_PER_BATCH or entry.oom_kills_alone >= DEATHS_PER_BATCH:
             entry.place = _Place.READY
             poison = entry.crashes >= DEATHS_PER_BATCH

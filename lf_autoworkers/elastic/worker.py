@@ -119,11 +119,20 @@ def _prepare(spec: WorkerSpec) -> Any:
     torch_worker._worker_info = torch_worker.WorkerInfo(
         id=spec.worker_id, num_workers=spec.num_workers, seed=seed, dataset=spec.dataset
     )
+    torch.UntypedStorage._new_shared = _new_private  # type: ignore[method-assign]
     if spec.init_fn is not None:
         spec.init_fn(spec.worker_id)
     return _DatasetKind.create_fetcher(  # type: ignore[no-untyped-call]
         spec.dataset_kind, spec.dataset, spec.auto_collation, spec.collate_fn, spec.drop_last
     )
+
+
+def _new_private(size: int, *, device: str | torch.device = "cpu") -> torch.UntypedStorage:
+    """Stand in for the memory in /dev/shm that ``default_collate`` asks for in a worker.
+
+    Its results go through memory files, so it would gain little; and a full /dev/shm is a SIGBUS there.
+    """
+    return torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
 
 
 def _wait_for_task(sock: socket.socket, parent_pid: int) -> bool:

@@ -79,8 +79,9 @@ class LoaderModel:
         answer: m.Instruction | None = None
         for instruction in self.state.handle(event):
             match instruction:
-                case m.StartWorker(serial):
+                case m.StartWorker(serial, worker_id):
                     assert serial not in self.processes
+                    assert worker_id < self.state.target and len(self.processes) < self.state.target
                     self.processes[serial] = Process(serial)
                 case m.Dispatch(serial, index):
                     process = self.processes[serial]

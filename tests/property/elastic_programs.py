@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -253,6 +254,7 @@ def belongings() -> tuple[set[int], int, set[int], set[str]]:
 def check_nothing_left(before: tuple[set[int], int, set[int], set[str]]) -> None:
     """Raise AssertionError if, after 10 s at most, there is more than ``before``."""
     until = time.monotonic() + 10
+    gc.collect()  # an exception that was raised keeps its frames, and the iterator in them, in a cycle
     while True:
         now = belongings()
         mine = {name for name in now[3] - before[3] if f"_{os.getpid()}_" in name or name.startswith("torch_")}

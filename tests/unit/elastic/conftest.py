@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
 
 import pytest
 
 from lf_autoworkers.elastic.api import LOGGER_NAME
 from tests.property.elastic_programs import belongings, check_nothing_left
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pythons_own_helpers() -> None:
+    """Start the processes that Python itself keeps for the rest of its life once spawn or forkserver was used."""
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)
