@@ -128,7 +128,7 @@ def test_web_ui(lab: Lab, sources: dict[str, Path]) -> None:
 
 def test_without_the_plugin_numbers_work_and_auto_stops(lab: Lab, sources: dict[str, Path]) -> None:
     (found,) = probe(lab, sources["patched"], "without-plugin")
-    stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): run `pip install"
+    stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): install it into this"
     assert found["numbers"] == [2, 3]
     assert found["list numbers"] == found["v1 numbers"] == 3
     assert found["dict"].startswith(f"SystemExit: `preprocessing_num_workers: auto` {stop}")
