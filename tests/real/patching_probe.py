@@ -1,9 +1,9 @@
 """Run inside a source tree of LLaMA-Factory, stock or patched, and report what it does as one JSON line.
 
-    python patching_probe.py WHAT FOLDER
+    python patching_probe.py FOLDER WHAT [WHAT ...]
 
 A child of ``test_patching_llamafactory.py``; each probe below is one WHAT. FOLDER holds base.json, a training config,
-and gets the answer, WHAT-RANK.json.
+and gets the answers, WHAT-RANK.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
+FOLDER, ASKED = Path(sys.argv[1]), sys.argv[2:]
 
 
 class WithoutPlugin:
@@ -22,6 +22,9 @@ class WithoutPlugin:
 
     def __init__(self, finder: Any) -> None:
         self.finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """As the finder's own, and nothing for the plugin."""
@@ -140,6 +143,7 @@ def streaming() -> dict[str, Any]:
 
 def shards() -> dict[str, Any]:
     """On each of several ranks: which worker read which rows of the streamed file."""
+    import torch
     from accelerate import Accelerator, DataLoaderConfiguration
     from llamafactory.data.loader import _get_merged_dataset
     from llamafactory.hparams import get_train_args
@@ -150,17 +154,20 @@ def shards() -> dict[str, Any]:
         assert worker is not None
         return [(worker.id, row["_prompt"][0]["content"]) for row in rows]
 
-    workers = int(os.environ["PROBE_WORKERS"])
-    config = arguments(
-        streaming=True, dataloader_num_workers=workers, accelerator_config={"dispatch_batches": False}, bf16=False
-    )
-    model_args, data_args, training_args, *_ = get_train_args(config)
-    dataset: Any = _get_merged_dataset(data_args.dataset, model_args, data_args, training_args, "sft")
-    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=False))
-    loader = accelerator.prepare(DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate))
-    read = [list(pair) for batch in loader for pair in batch]
-    accelerator.end_training()
-    return {"rank": training_args.process_index, "shards": dataset.n_shards, "read": read}
+    def read(workers: int) -> list[list[Any]]:
+        config = arguments(
+            streaming=True, dataloader_num_workers=workers, accelerator_config={"dispatch_batches": False}, bf16=False
+        )
+        model_args, data_args, training_args, *_ = get_train_args(config)
+        dataset: Any = _get_merged_dataset(data_args.dataset, model_args, data_args, training_args, "sft")
+        # Like the Trainer's: made when the training arguments have joined the ranks, and not before.
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=False))
+        loader = accelerator.prepare(DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate))
+        return [list(pair) for batch in loader for pair in batch]
+
+    found = {str(workers): read(workers) for workers in (1, 3)}
+    torch.distributed.destroy_process_group()
+    return found
 
 
 def webui() -> dict[str, Any]:
@@ -219,5 +226,6 @@ PROBES = {
 }
 
 if __name__ == "__main__":
-    result = PROBES[WHAT]()
-    (FOLDER / f"{WHAT}-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result, default=str))
+    for what in ASKED:
+        answer = FOLDER / f"{what}-{os.environ.get('RANK', '0')}.json"
+        answer.write_text(json.dumps(PROBES[what](), default=str))

@@ -14,7 +14,7 @@ import pytest
 
 from lf_autoworkers import patching
 from lf_autoworkers.demo import write_config
-from tests.lab import Lab, Outcome
+from tests.lab import Lab
 from tests.unit.patching import trees
 
 pytestmark = pytest.mark.real
@@ -39,28 +39,38 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in ("stock", "patched")}
 
 
-def probe(lab: Lab, sources: Path, what: str, **changes: Any) -> dict[str, Any]:
-    """Run the probe ``what`` in ``sources`` without the plugin's hook and return its report."""
+def probe(lab: Lab, sources: Path, *what: str) -> list[dict[str, Any]]:
+    """Run the probes ``what`` in ``sources`` without the plugin's hook and return their reports."""
     numbers = {"preprocessing_num_workers": None, "dataloader_num_workers": None}
-    (lab.scratch / "base.json").write_text(json.dumps(lab.values("text", use_cpu=True, **numbers, **changes)))
+    (lab.scratch / "base.json").write_text(json.dumps(lab.values("text", use_cpu=True, **numbers)))
     outcome = lab.run(
-        [sys.executable, PROBE, what, lab.scratch], PYTHONPATH=str(sources), TORCH_DEVICE_BACKEND_AUTOLOAD=OFF
+        [sys.executable, PROBE, lab.scratch, *what], PYTHONPATH=str(sources), TORCH_DEVICE_BACKEND_AUTOLOAD=OFF
     )
     assert outcome.code == 0, outcome.text[-3000:]
-    report: dict[str, Any] = json.loads((lab.scratch / f"{what}-0.json").read_text())
-    return report
+    return [json.loads((lab.scratch / f"{one}-0.json").read_text()) for one in what]
 
 
-def test_json_config(lab: Lab, sources: dict[str, Path]) -> None:
+@pytest.fixture(scope="module")
+def found(
+    lab_folder: Path, sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """{tree: {probe: its report}} of what one process can tell."""
+    asked = ("fingerprints", "streaming", "configs")
+    return {
+        name: dict(zip(asked, probe(Lab(lab_folder, tmp_path_factory.mktemp(name)), folder, *asked), strict=True))
+        for name, folder in sources.items()
+    }
+
+
+def test_json_config(found: dict[str, dict[str, Any]]) -> None:
     broken = "AttributeError: 'PosixPath' object has no attribute 'read'"
-    assert probe(lab, sources["stock"], "configs") == {"v0": broken, "v1": broken}
+    assert found["stock"]["configs"] == {"v0": broken, "v1": broken}
     config = {"model": "m", "batching_workers": 4, "note": "日本"}
-    assert probe(lab, sources["patched"], "configs") == {"v0": config, "v1": 4}
+    assert found["patched"]["configs"] == {"v0": config, "v1": 4}
 
 
-def test_fingerprint(lab: Lab, sources: dict[str, Path]) -> None:
-    stock = probe(lab, sources["stock"], "fingerprints")
-    patched = probe(lab, sources["patched"], "fingerprints")
+def test_fingerprint(found: dict[str, dict[str, Any]]) -> None:
+    stock, patched = found["stock"]["fingerprints"], found["patched"]["fingerprints"]
     for stage in ("aligned", "tokenized"):
         assert len(set(stock[stage])) == 3
         # The one that did not name a number before, so that its caches stay valid.
@@ -68,14 +78,14 @@ def test_fingerprint(lab: Lab, sources: dict[str, Path]) -> None:
     assert patched["kept"] == stock["kept"] == [None, 2, 3]
 
 
-def test_streaming_on_one_rank(lab: Lab, sources: dict[str, Path]) -> None:
-    stock = probe(lab, sources["stock"], "streaming")
+def test_streaming_on_one_rank(found: dict[str, dict[str, Any]]) -> None:
+    stock, patched = found["stock"]["streaming"], found["patched"]["streaming"]
     some = {"rows": 240, "shards": 4, "workers": 4}
     assert stock["none"].startswith("StopIteration")
     assert stock["more than rows"].startswith("ValueError: Unable to shard a dataset of size 3 into 4 shards")
     assert stock["some"] == some
     assert stock["tokenized"]["shards"] == 1
-    assert probe(lab, sources["patched"], "streaming") == {
+    assert patched == {
         "none": {"rows": 240, "shards": 1, "workers": 0},
         "some": some,
         "more than rows": {"rows": 3, "shards": 3, "workers": 3},
@@ -83,43 +93,42 @@ def test_streaming_on_one_rank(lab: Lab, sources: dict[str, Path]) -> None:
     }
 
 
-def read_by_two_ranks(lab: Lab, sources: Path, workers: int) -> list[Counter[int]]:
-    """Rows read by each worker of each of two ranks; no row may be missing or read twice."""
+@pytest.mark.parametrize(
+    ("tree", "three_workers"),
+    [("stock", [{0: 80, 1: 80}, {0: 80}]), ("patched", [{0: 40, 1: 40, 2: 40}] * 2)],
+)
+def test_streaming_on_two_ranks(
+    tree: str, three_workers: list[dict[int, int]], lab: Lab, sources: dict[str, Path]
+) -> None:
+    """Rows read by each worker of each of two ranks; no row is missing or read twice."""
     numbers = {"preprocessing_num_workers": None, "dataloader_num_workers": None}
     values = lab.values("text", use_cpu=True, bf16=False, **numbers)
     (lab.scratch / "base.json").write_text(json.dumps(values))
     outcome = lab.run(
-        ["torchrun", "--standalone", "--nproc_per_node", "2", PROBE, "shards", lab.scratch],
-        PYTHONPATH=str(sources),
-        PROBE_WORKERS=str(workers),
+        ["torchrun", "--standalone", "--nproc_per_node", "2", PROBE, lab.scratch, "shards"],
+        PYTHONPATH=str(sources[tree]),
         OMP_NUM_THREADS="1",
         TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
     )
     assert outcome.code == 0, outcome.text[-3000:]
     reports = [json.loads((lab.scratch / f"shards-{rank}.json").read_text()) for rank in (0, 1)]
     texts = json.loads((Path(values["dataset_dir"]) / "text.json").read_text())
-    assert sorted(row for report in reports for _, row in report["read"]) == sorted(t["instruction"] for t in texts)
-    return [Counter(worker for worker, _ in report["read"]) for report in reports]
-
-
-def test_streaming_on_two_ranks(lab: Lab, sources: dict[str, Path]) -> None:
-    stock = read_by_two_ranks(lab, sources["stock"], 3)
-    assert stock == [{0: 80, 1: 80}, {0: 80}]
-    assert read_by_two_ranks(lab, sources["patched"], 3) == [{0: 40, 1: 40, 2: 40}] * 2
-    assert read_by_two_ranks(lab, sources["patched"], 1) == [{0: 120}] * 2
+    for workers, expected in (("1", [{0: 120}] * 2), ("3", three_workers)):
+        read = [report[workers] for report in reports]
+        assert sorted(row for rank in read for _, row in rank) == sorted(text["instruction"] for text in texts)
+        assert [Counter(worker for worker, _ in rank) for rank in read] == expected
 
 
 def test_web_ui(lab: Lab, sources: dict[str, Path]) -> None:
-    assert probe(lab, sources["stock"], "webui")["train writes"] == 16
-    patched = probe(lab, sources["patched"], "webui")
+    (patched,) = probe(lab, sources["patched"], "webui")
     for tab in ("train", "eval"):
         assert (patched[f"{tab} writes"], patched[f"{tab} previews"]) == ("auto", 1)
         assert patched[f"{tab} resolves"] == "None" or int(patched[f"{tab} resolves"]) > 0
 
 
 def test_without_the_plugin_numbers_work_and_auto_stops(lab: Lab, sources: dict[str, Path]) -> None:
-    found = probe(lab, sources["patched"], "without-plugin")
-    stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): run `pip install"
+    (found,) = probe(lab, sources["patched"], "without-plugin")
+    stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): install it into this"
     assert found["numbers"] == [2, 3]
     assert found["list numbers"] == found["v1 numbers"] == 3
     assert found["dict"].startswith(f"SystemExit: `preprocessing_num_workers: auto` {stop}")
@@ -129,44 +138,29 @@ def test_without_the_plugin_numbers_work_and_auto_stops(lab: Lab, sources: dict[
     assert found["webui"] == 16
 
 
-def decided_once(outcome: Outcome) -> None:
-    assert outcome.code == 0, outcome.text[-3000:]
-    for field in ("preprocessing_num_workers", "dataloader_num_workers"):
-        assert len(outcome.lines(field)) == 1, outcome.text[-3000:]
-
-
-@pytest.mark.parametrize("autoload", [OFF, None])
-def test_training_in_the_patched_tree(autoload: str | None, lab: Lab, sources: dict[str, Path]) -> None:
-    """Through the patched parser alone, and with the plugin's hook active beside it: the same, said once."""
-    config = lab.config("text", max_steps=2)
-    outcome = lab.train(
-        config,
-        PYTHONPATH=str(sources["patched"]),
-        LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="2",
-        TORCH_DEVICE_BACKEND_AUTOLOAD=autoload,
-    )
-    decided_once(outcome)
-    assert outcome.decided["dataloader_num_workers"] == 2
-    assert max(outcome.most_workers.values(), default=0) == 2
-    assert "is ignored" not in outcome.text
-
-
-def test_two_ranks_in_the_patched_tree(lab: Lab, sources: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("autoload", "ranks"), [(OFF, 2), (None, 1)])
+def test_training_in_the_patched_tree(autoload: str | None, ranks: int, lab: Lab, sources: dict[str, Path]) -> None:
+    """Through the patched parser alone, and with the plugin's hook active beside it: resolved, and said once."""
     outcome = lab.train(
         lab.config("text", max_steps=2),
         PYTHONPATH=str(sources["patched"]),
-        FORCE_TORCHRUN="1",
-        NPROC_PER_NODE="2",
+        LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="2",
+        TORCH_DEVICE_BACKEND_AUTOLOAD=autoload,
+        FORCE_TORCHRUN="1" if ranks > 1 else None,
+        NPROC_PER_NODE=str(ranks),
         OMP_NUM_THREADS="1",
-        TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
     )
-    decided_once(outcome)
+    assert outcome.code == 0, outcome.text[-3000:]
+    for field in ("preprocessing_num_workers", "dataloader_num_workers"):
+        assert len(outcome.lines(field)) == 1, outcome.text[-3000:]
+    assert sorted(outcome.most_workers.values()) == [2] * ranks
+    assert "is ignored" not in outcome.text
 
 
 def test_training_without_the_plugin_stops_with_a_sentence(lab: Lab, sources: dict[str, Path]) -> None:
     write_config(lab.scratch / "base.yaml", lab.values("text"))
     outcome = lab.run(
-        [sys.executable, PROBE, "train-without-plugin", lab.scratch],
+        [sys.executable, PROBE, lab.scratch, "train-without-plugin"],
         PYTHONPATH=str(sources["patched"]),
         TORCH_DEVICE_BACKEND_AUTOLOAD=OFF,
     )
