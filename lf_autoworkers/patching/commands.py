@@ -7,13 +7,14 @@ cannot be done is a ``PatchError`` with the way out, and the tree is as it was. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lf_autoworkers.errors import PatchError
-from lf_autoworkers.patching.catalogue import load_releases
+from lf_autoworkers.patching import outdated
+from lf_autoworkers.patching.catalogue import Release, load_releases
 from lf_autoworkers.patching.locate import find_package, uncommitted
 from lf_autoworkers.patching.store import Record, Store, raw_digest
 from lf_autoworkers.patching.transaction import recover, replace_files
@@ -32,16 +33,20 @@ class Outcome:
 class LostPatches:
     """Patches that were applied to ``package`` and are not in it any more, as after an upgrade of LLaMA-Factory.
 
-    ``release_now`` is ``None`` if there are no patches for what is installed now.
+    ``release_now`` is ``None`` if there are no patches for what is installed now, and ``another_version`` is true if
+    they are there, but as another version of lf-autoworkers applied them.
     """
 
     names: tuple[str, ...]
     package: Path
     release_then: str
     release_now: str | None
+    another_version: bool = False
 
     def sentence(self) -> str:
         """What was lost and what to do."""
+        if self.another_version:
+            return outdated.sentence(Record(str(self.package), self.release_then, self.names))
         names = " ".join(self.names)
         lost = f"The patches {', '.join(self.names)}, applied to LLaMA-Factory {self.release_then}, are gone"
         if self.release_now is None:
@@ -61,9 +66,13 @@ def status(path: str | Path | None = None) -> Outcome:
     if store.transaction() is not None:
         with store.lock():
             repaired = recover(store)
-    tree = read_tree(package, load_releases())
-    applied, begun = tree.applied(), tree.begun()
     lines = [repaired] if repaired else []
+    releases = load_releases()
+    old = outdated.find_outdated(store, releases)
+    if old is not None:
+        return Outcome((*lines, f"LLaMA-Factory {old.release} in {package}", outdated.sentence(old)), 1)
+    tree = read_tree(package, releases)
+    applied, begun = tree.applied(), tree.begun()
     lines.append(f"LLaMA-Factory {tree.release.version} in {package}")
     for name, patch in tree.release.patches.items():
         state = "applied" if name in applied else "half" if name in begun else "-"
@@ -132,7 +141,9 @@ def diff(names: Sequence[str] = (), path: str | Path | None = None) -> Outcome:
 
 
 def lost_patches(path: str | Path | None = None) -> LostPatches | None:
-    """Which of the patches this user applied are no longer in the tree; ``None`` if none, or there is no tree.
+    """Which of the patches this user applied are no longer in the tree, or not in this version's form.
+
+    ``None`` if all are, or there is no tree.
 
     Raises ``PatchError`` only if the patches of this package or its own records are damaged.
     """
@@ -144,6 +155,8 @@ def lost_patches(path: str | Path | None = None) -> LostPatches | None:
     if record is None:
         return None
     releases = load_releases()
+    if outdated.find_outdated(Store(package), releases) is not None:
+        return LostPatches(record.patches, package, record.release, record.release, another_version=True)
     try:
         tree = read_tree(package, releases)
     except PatchError:
@@ -160,14 +173,31 @@ def _opened(path: str | Path | None, *, dry_run: bool) -> Iterator[tuple[Tree, S
     """The tree, locked and in one state, and what had to be repaired for that. A dry run neither locks nor repairs."""
     package = find_package(path)
     store = Store(package)
+    releases = load_releases()
     if dry_run:
         if store.transaction() is not None:
             raise PatchError(f"A change of {package} was interrupted: run `lf-autoworkers patch status` first.")
-        yield read_tree(package, load_releases()), store, ()
+        old = outdated.find_outdated(store, releases)
+        if old is not None:
+            raise PatchError(outdated.sentence(old))
+        yield read_tree(package, releases), store, ()
         return
     with store.lock():
-        repaired = recover(store)
-        yield read_tree(package, load_releases()), store, (repaired,) if repaired else ()
+        told = (recover(store), _bring_up_to_date(store, releases))
+        yield read_tree(package, releases), store, tuple(line for line in told if line)
+
+
+def _bring_up_to_date(store: Store, releases: Sequence[Release]) -> str | None:
+    """Put this version's patches in the place of another version's, and say so."""
+    old = outdated.find_outdated(store, releases)
+    if old is None:
+        return None
+    outdated.restore(store, old)
+    tree = read_tree(store.package, releases)
+    names = tree.release.with_required(name for name in old.patches if name in tree.release.patches)
+    _require_clean(tree, names)
+    _change(tree, store, added=names, removed=frozenset(), dry_run=False)
+    return f"Brought up to date: {', '.join(sorted(names))}."
 
 
 def _change(
@@ -184,7 +214,7 @@ def _change(
         shown = [line for file, new in after.items() for line in diff_lines(file, before[file], new)]
         return (*shown, "Dry run: nothing was changed.")
     _require_writable(tree, tuple(after))
-    replace_files(store, before, after, _record(tree, store, (tree.applied() | added) - removed))
+    replace_files(store, before, after, _record(tree, store, (tree.applied() | added) - removed, after))
     done = f"Applied: {', '.join(sorted(added))}." if added else f"Reverted: {', '.join(sorted(removed))}."
     return (done, *(f"  {tree.package / file}" for file in after))
 
@@ -198,20 +228,22 @@ def _original(tree: Tree, store: Store, file: str, target: frozenset[str]) -> by
     return raw if raw is not None and text_digest(raw) == tree.release.digest(file, frozenset()) else None
 
 
-def _record(tree: Tree, store: Store, patches: frozenset[str]) -> Record:
-    """What to remember of a tree that will hold ``patches``."""
+def _record(tree: Tree, store: Store, patches: frozenset[str], changed: Mapping[str, bytes]) -> Record:
+    """What to remember of a tree that will hold ``patches``, once its files are ``changed``."""
     known = store.record()
     originals = {} if known is None else {file: known.originals[file] for file in known.originals}
     for file, source in tree.files.items():
         if source.applied == frozenset() and source.raw is not None:
             originals[file] = raw_digest(source.raw)
     kept = {file: digest for file, digest in originals.items() if tree.release.touching(file) & patches}
-    return Record(str(tree.package), tree.release.version, tuple(sorted(patches)), kept)
+    raw = {file: changed.get(file, source.raw) for file, source in tree.files.items()}
+    results = {file: raw_digest(content) for file, content in raw.items() if file in kept and content is not None}
+    return Record(str(tree.package), tree.release.version, tuple(sorted(patches)), kept, results)
 
 
 def _remember(tree: Tree, store: Store, *, dry_run: bool) -> None:
     """Make the record agree with a tree that nothing has to be changed in, so that what was lost is not missed."""
-    record = _record(tree, store, tree.applied())
+    record = _record(tree, store, tree.applied(), {})
     if not dry_run and record != store.record():
         store.write_record(record)
 

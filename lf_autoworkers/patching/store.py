@@ -27,12 +27,16 @@ from lf_autoworkers.history import default_folder
 
 @dataclass(frozen=True)
 class Record:
-    """The patches that were applied to a tree; ``originals`` maps each touched file to the sha256 of its raw bytes."""
+    """The patches that were applied to a tree.
+
+    ``originals`` and ``results`` map each touched file to the sha256 of its raw bytes before and after.
+    """
 
     package: str
     release: str
     patches: tuple[str, ...]
     originals: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,15 @@ class Store:
 
     def _parse_record(self, content: object, name: str) -> Record:
         match content:
-            case {"package": str(package), "release": str(release), "patches": list(patches), "originals": dict(saved)}:
-                return Record(package, release, tuple(map(str, patches)), {str(k): str(v) for k, v in saved.items()})
+            case {
+                "package": str(package),
+                "release": str(release),
+                "patches": list(patches),
+                "originals": dict(originals),
+                "results": dict(results),
+            }:
+                digests = ({str(file): str(digest) for file, digest in saved.items()} for saved in (originals, results))
+                return Record(package, release, tuple(map(str, patches)), *digests)
         raise self._unreadable(name)
 
     def _write(self, name: str, content: object) -> None:
