@@ -7,21 +7,24 @@
 
 `throughput` passes over 4 KiB, 256 KiB and 8 MiB batches and over LLaMA-Factory's real collation of photographs, with
 PyTorch's iterator and with ours in turn (A B B A ...), same loader, same worker count, one run. The clock runs from the
-first batch to the last; the consumer reads every byte, as pinning or a copy to a device would. `resize` shrinks 4 workers
-with 256 MiB each to 1 and waits until their memory is back. `kill` kills the worker that makes the batch the consumer
-waits for, and compares the wait with what the batch itself costs.
+first batch to the last; the consumer reads every byte, as pinning or a copy to a device would. `resize` shrinks 4
+workers with 256 MiB each to 1 and waits until their memory is back. `kill` kills the worker that makes the batch the
+consumer waits for, and compares the wait with what the batch itself costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+import logging
 import os
 import platform
 import signal
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from lf_autoworkers.elastic import elastic
 
 KIB, MIB = 1024, 1024**2
+WHO = ("ours", "stock")
 
 
 class Copies(Dataset[torch.Tensor]):
@@ -75,11 +79,28 @@ class Case:
 
 def photographs(folder: Path, rows: int) -> Case:
     """Return LLaMA-Factory's own dataset and collator over photographs."""
-    from benchmarks.bench_workers import build, values
+    from lf_autoworkers.demo import build_vision_model, write_image_dataset
     from tests.real_batches import loader_parts
 
-    build(folder, rows)
-    dataset, collator = loader_parts(values(folder, "image"))
+    build_vision_model(folder / "model")
+    (folder / "data").mkdir()
+    image = write_image_dataset(folder / "data", rows, ((1280, 960), (1600, 1200), (1024, 1536), (1920, 1080)))
+    (folder / "data" / "dataset_info.json").write_text(json.dumps({"image": image}))
+    dataset, collator = loader_parts(
+        {
+            "model_name_or_path": str(folder / "model"),
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": "full",
+            "dataset": "image",
+            "dataset_dir": str(folder / "data"),
+            "media_dir": str(folder / "data"),
+            "template": "qwen2_vl",
+            "cutoff_len": 4096,
+            "output_dir": str(folder / "output"),
+            "report_to": "none",
+        }
+    )
     return Case("photographs", dataset, 2, collator)
 
 
@@ -120,13 +141,11 @@ def throughput(workers: int, rounds: int, csv_file: Path | None) -> None:
         rows: list[tuple[str, int, str, float]] = []
         for case in cases:
             for number in range(rounds):
-                for ours in (False, True) if number % 2 == 0 else (True, False):
-                    rows.append((case.name, number, "ours" if ours else "stock", pass_over(case, workers, ours)))
+                for who in WHO if number % 2 else WHO[::-1]:
+                    rows.append((case.name, number, who, pass_over(case, workers, who == "ours")))
     print(f"{'batches':<12} {'stock/s':>9} {'ours/s':>9} {'ours/stock':>11}   (median, and per round)")
     for case in cases:
-        mine, stock = (
-            [rate for name, _, who, rate in rows if (name, who) == (case.name, w)] for w in ("ours", "stock")
-        )
+        mine, stock = ([rate for name, _, who, rate in rows if (name, who) == (case.name, w)] for w in WHO)
         ratios = [a / b for a, b in zip(mine, stock, strict=True)]
         each = " ".join(f"{ratio:.2f}" for ratio in ratios)
         line = f"{statistics.median(stock):>9.1f} {statistics.median(mine):>9.1f} {statistics.median(ratios):>11.2f}"
@@ -204,10 +223,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--csv", type=Path)
     asked = parser.parse_args()
-    load = os.getloadavg()[0]
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, load {load:.1f}"
-    )
+    logging.getLogger("lf_autoworkers.elastic").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     if asked.what == "throughput":
         throughput(asked.workers, asked.rounds, asked.csv)
     elif asked.what == "resize":
