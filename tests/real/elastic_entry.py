@@ -1,9 +1,9 @@
-"""``llamafactory-cli`` with an elastic loader that is resized on a schedule; run by `test_elastic_train` as a script.
+"""``llamafactory-cli`` whose elastic loader is resized on a schedule; run by `test_elastic_train` as a script.
 
-    python -m tests.real.elastic_entry COUNT "STEP=WORKERS ..." train config.yaml
+    python -m tests.real.elastic_entry "STEP=WORKERS ..." train config.yaml
 
-COUNT is the ``dataloader_num_workers`` of the config. Each ``STEP=WORKERS`` takes effect once that many batches were
-delivered.
+Each ``STEP=WORKERS`` takes effect once that many batches were delivered. The rest is the unchanged program: the config
+says ``auto``, and what that sets in motion is set in motion.
 """
 
 from __future__ import annotations
@@ -11,29 +11,35 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from typing import Any
 
-from lf_autoworkers.adapter.dataloader import install_elastic
+from lf_autoworkers.adapter import dataloader, run
 
 
-def main(count: int, schedule: str, words: list[str]) -> None:
+def main(schedule: str, words: list[str]) -> None:
     """Run LLaMA-Factory's own command line with ``words``."""
-    handle = install_elastic(count, ceiling=8)
     steps = [tuple(int(number) for number in step.split("=")) for step in schedule.split()]
+    original, handles = dataloader.install_elastic, list[dataloader.Handle]()
 
-    def follow() -> None:
+    def install(count: int, ceiling: int, **named: Any) -> dataloader.Handle:
+        handles.append(original(count, max(8, ceiling), **named))
+        threading.Thread(target=follow, args=(handles[-1],), daemon=True).start()
+        return handles[-1]
+
+    def follow(handle: dataloader.Handle) -> None:
         for delivered, workers in steps:
             while handle.run.stats().delivered < delivered:
                 time.sleep(0.002)
             handle.run.resize(workers)
 
-    threading.Thread(target=follow, daemon=True).start()
+    setattr(run, "install_elastic", install)  # noqa: B010  (where `begin` looks it up)
     from llamafactory.cli import main as llamafactory
 
     sys.argv = ["llamafactory-cli", *words]
     llamafactory()
-    stats = handle.run.stats()
+    stats = handles[-1].run.stats()
     print(f"@@ delivered={stats.delivered} lost={stats.lost_workers} in_process={stats.in_process_batches}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2:])
