@@ -82,6 +82,11 @@ class Box:
                         raise
                     time.sleep(0.05)
 
+    @property
+    def directory(self) -> Path:
+        """Where its limit and its use are."""
+        return self._top
+
     def set_limit(self, limit_bytes: int) -> None:
         """Move the limit."""
         (self._top / ("memory.limit_in_bytes" if self.version == 1 else "memory.max")).write_text(str(limit_bytes))
