@@ -47,6 +47,7 @@ class Options:
         hold_mib: Memory a worker keeps from its first sample on.
         leak_mib: Memory each sample leaves behind in its worker.
         huge_every: Every so many samples one takes `huge_mib`; 0 is never.
+        burst_from: From this sample on each is huge; 0 is never.
         huge_mib: Memory such a sample takes, grown over `sample_s`.
         seconds: The loop ends after this long, whatever is left.
         journal: Where the journal goes.
@@ -66,6 +67,7 @@ class Options:
     hold_mib: int = 0
     leak_mib: float = 0.0
     huge_every: int = 0
+    burst_from: int = 0
     huge_mib: int = 0
     seconds: float = 600.0
     journal: str = ""
@@ -91,6 +93,7 @@ class Samples(Dataset[torch.Tensor]):
         if options.leak_mib:
             _kept.append(_touched(int(options.leak_mib * MIB)))
         huge = options.huge_every and index % options.huge_every == options.huge_every - 1
+        huge = huge or (options.burst_from and index >= options.burst_from)
         size = options.huge_mib if huge else options.sample_mib
         parts = []
         for _ in range(10):
