@@ -20,7 +20,7 @@ from lf_autoworkers.steering.processes import TrainerMemory, WorkersMemory
 from lf_autoworkers.steering.readings import Reading
 
 # Limits may be set while a run lasts (docker update): levels without one are looked at again this often.
-_RELOOK_S = 30.0
+_RELOOK_S = 5.0
 # One PSI file costs 0.08 ms (measured) and averages over 10 s.
 _SLOW_S = 1.0
 

@@ -50,8 +50,13 @@ class Growth:
         return max(0.0, min(just_now, self._slope(source, self._limits.growth_span_s)))
 
     def steady(self, source: str) -> float:
-        """Bytes a second that lasted: the larger of the slopes over the short and the long window; never negative."""
-        return max(self._slope(source, self._limits.growth_short_s), self._slope(source, self._limits.growth_long_s))
+        """Bytes a second that lasted and still last: over the short window or the long one, never negative.
+
+        Growth that has ended within the window, as when a neighbour took a block of memory at once, is none.
+        """
+        short, long = self._limits.growth_short_s, self._limits.growth_long_s
+        recent = self._slope(source, short)
+        return max(min(recent, self._slope(source, short / 2)), min(recent, self._slope(source, long)))
 
     def _slope(self, source: str, window_s: float) -> float:
         """Slope over a window; 0 while the use stays below a height that was already survived before it."""

@@ -106,10 +106,14 @@ class Box:
                 start_new_session=True,
             )
 
+    def charged_bytes(self) -> int:
+        """Return what is in use, file cache included."""
+        name = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
+        return int((self._top / name).read_text())
+
     def used_bytes(self) -> int:
         """Return what is in use besides file cache."""
-        name = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
-        used = int((self._top / name).read_text())
+        used = self.charged_bytes()
         keys = ("total_inactive_file", "total_active_file") if self.version == 1 else ("inactive_file", "active_file")
         stat = dict(line.split() for line in (self._top / "memory.stat").read_text().splitlines())
         return used - sum(int(stat.get(key, 0)) for key in keys)
