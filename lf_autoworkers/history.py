@@ -18,7 +18,8 @@ FOLDER = "history"
 def default_folder(environ: Mapping[str, str]) -> Path:
     """Return the state folder of this user: ``$XDG_STATE_HOME/lf-autoworkers``, or the one below the home folder."""
     state = environ.get("XDG_STATE_HOME", "").strip()
-    return (Path(state) if state else Path.home() / ".local" / "state") / "lf-autoworkers"
+    # A relative path is to be ignored (XDG Base Directory Specification): it would mean another folder in each folder.
+    return (Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state") / "lf-autoworkers"
 
 
 def job_key(job: Mapping[str, object]) -> str:

@@ -41,6 +41,8 @@ Arguments: TypeAlias = dict[str, Any] | list[str]
 Values: TypeAlias = dict[str, int | bool | None]
 
 _decided: dict[str, Values] = {}
+_current: Arguments | None = None
+"""What the run that is under way was given; parsing it again must not end that run."""
 
 
 def rewrite(parser: Any, arguments: Arguments) -> Arguments:
@@ -97,7 +99,7 @@ def _rewrite(parser: Any, arguments: Arguments, owned: frozenset[str], reading: 
     auto_fields({name: named[name] for name in AUTO_FIELDS if name in named and name in owned})  # stops at a typo
     trains = LOADER_FIELD in owned or V1_LOADER_FIELD in owned
     if not autos:
-        if trains:
+        if trains and arguments != _current:
             run.end()
             run.say_ignored(reading, named)
         return arguments
@@ -106,7 +108,11 @@ def _rewrite(parser: Any, arguments: Arguments, owned: frozenset[str], reading: 
     key = json.dumps([named, sorted(owned), sorted(_ours(os.environ).items())], sort_keys=True, default=repr)
     if key not in _decided:
         _decided[key] = _decide(named, owned, reading)
-    return _with_values(parser, arguments, _decided[key])
+    rewritten = _with_values(parser, arguments, _decided[key])
+    if trains:
+        global _current
+        _current = rewritten
+    return rewritten
 
 
 def _decide(named: Mapping[str, Any], owned: frozenset[str], reading: EnvironmentReading) -> Values:

@@ -28,8 +28,13 @@ def shard_for(workers: int, readers: int) -> None:
 
 
 def shards(rows: int, workers: int, readers: int) -> int:
-    """Return the shards for a dataset of ``rows`` rows: a multiple of ``readers`` where rows allow, 1 or more."""
-    wanted = min(rows, workers * readers)
+    """Return the shards for a dataset of ``rows`` rows: a multiple of ``readers`` where rows allow, 1 or more.
+
+    Several readers get two each at least: accelerate deals shards out only if there are more of them than readers, and
+    otherwise lets each reader read everything and skip the others' rows.
+    """
+    each = workers if readers == 1 else max(2, workers)
+    wanted = min(rows, each * readers)
     return max(1, wanted // readers * readers)
 
 
