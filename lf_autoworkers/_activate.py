@@ -19,30 +19,35 @@ PARSER_MODULE = "transformers.hf_argparser"
 failure: "BaseException | None" = None
 """What went wrong while arming, for ``lf-autoworkers doctor``; ``None`` if nothing did."""
 
+tell: "Callable[[str, BaseException], None] | None" = None
+"""Says to the user which module a call waited for in vain; set once ``auto`` is being resolved."""
+
 
 class _Waiting:
     """A finder for one module name that finds nothing itself: it has the real finders find it, and adds a call.
 
-    It takes itself off ``sys.meta_path`` the moment its module is asked for.
+    It stays on ``sys.meta_path`` until the module has been executed: looking for it, or failing to import it, is not
+    enough.
     """
 
     def __init__(self, name: str, ready: "Callable[[ModuleType], None]") -> None:
         self.name = name
         self.ready = ready
+        self.looking = False
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
-        if name != self.name:
+        if name != self.name or self.looking:
             return None
+        self.looking = True  # another finder may ask sys.meta_path again
         try:
-            sys.meta_path.remove(self)
-        except ValueError:
-            return None  # another thread is importing it
-        for finder in list(sys.meta_path):
-            find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find(name, path, target) if find is not None else None
-            if spec is not None:
-                self._call_after(spec)
-                return spec
+            for finder in list(sys.meta_path):
+                find = None if finder is self else getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = find(name, path, target) if find is not None else None
+                if spec is not None:
+                    self._call_after(spec)
+                    return spec
+        finally:
+            self.looking = False
         return None
 
     def _call_after(self, spec: "ModuleSpec") -> None:
@@ -53,10 +58,14 @@ class _Waiting:
 
         def exec_module(module: "ModuleType") -> None:
             execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             try:
                 ready(module)
             except Exception as error:
                 _remember(error)
+                if tell is not None:
+                    tell(module.__name__, error)
 
         try:
             loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return act(options)
+        code = act(options)
+        sys.stdout.flush()  # a full disk or a closed pipe is met here, not at exit
+        return code
     except AutoWorkersError as error:
         print(f"lf-autoworkers: {error}", file=sys.stderr)
         return 1
@@ -36,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"lf-autoworkers: {named}{error.strerror or error}.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if os.environ.get("LF_AUTOWORKERS_LOG", "").strip().lower() == "debug":
+            raise
+        where = "LF_AUTOWORKERS_LOG=debug shows where"
+        print(f"lf-autoworkers: unexpected {type(error).__name__}: {error} ({where}).", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

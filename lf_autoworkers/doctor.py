@@ -91,6 +91,15 @@ def diagnose(environ: Mapping[str, str]) -> list[Finding]:
     script, cli = _script("llamafactory-cli", environ)
     findings.append(cli)
     python = _interpreter(script) if script is not None else None
+    if script is not None and python is None:
+        findings.append(
+            Finding(
+                "warn",
+                "cli",
+                f"{script} does not tell which Python it runs (a shim?), so {sys.executable} was asked",
+                "run doctor with the environment activated",
+            )
+        )
     findings.append(_torchrun(environ, python or Path(sys.executable)))
     findings += _probe(python or Path(sys.executable), environ)
     findings += _environment(environ)

@@ -16,7 +16,11 @@ FOLDER = "history"
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
-    """Return the state folder of this user: ``$XDG_STATE_HOME/lf-autoworkers``, or the one below the home folder."""
+    """Return the state folder of this user: ``$XDG_STATE_HOME/lf-autoworkers``, or the one below the home folder.
+
+    Raises:
+        RuntimeError: There is neither (a container with a user of no name).
+    """
     state = environ.get("XDG_STATE_HOME", "").strip()
     # A relative path is to be ignored (XDG Base Directory Specification): it would mean another folder in each folder.
     return (Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state") / "lf-autoworkers"
@@ -45,3 +49,8 @@ def remember(folder: Path, job: Mapping[str, object], count: int) -> None:
     with tempfile.NamedTemporaryFile("w", dir=place, suffix=".tmp", delete=False, encoding="utf-8") as file:
         json.dump({"dataloader_num_workers": count, "job": dict(job)}, file, default=str)
     Path(file.name).replace(place / f"{job_key(job)}.json")
+
+
+def forget(folder: Path, job: Mapping[str, object]) -> None:
+    """Let go of what was learned about ``job``; nothing happens where nothing was."""
+    (folder / FOLDER / f"{job_key(job)}.json").unlink(missing_ok=True)

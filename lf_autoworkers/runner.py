@@ -26,11 +26,15 @@ def run(command: Sequence[str]) -> int:
     Raises:
         AutoWorkersError: There is no such command.
     """
-    program = shutil.which(command[0])
+    program = shutil.which(command[0]) or shutil.which(command[0], path=str(Path(sys.executable).parent))
     if program is None:
-        raise AutoWorkersError(f"There is no command {command[0]!r} on PATH.")
+        raise AutoWorkersError(f"There is no command {command[0]!r} on PATH nor in {Path(sys.executable).parent}.")
     environ = environment_with_hook(os.environ)
     if sys.platform == "win32":
         return subprocess.run([program, *command[1:]], env=environ, check=False).returncode
-    sys.stdout.flush()
-    os.execve(program, [program, *command[1:]], environ)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        os.execve(program, [program, *command[1:]], environ)
+    except OSError as error:
+        raise AutoWorkersError(f"{program} cannot be started: {error.strerror}.") from error

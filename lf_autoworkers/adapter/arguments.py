@@ -7,7 +7,6 @@ arguments, and what happens when something of ours fails. `parser_hook` calls it
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,8 @@ from lf_autoworkers.adapter.config import (
     AUTO_FIELDS,
     arguments_of,
     auto_fields,
-    default_count,
+    default_values,
     is_auto,
-    is_on,
     named_argument,
     replace_in_tokens,
 )
@@ -32,17 +30,15 @@ from lf_autoworkers.plan.decision import (
     LOADER_FIELD,
     PERSISTENT_FIELD,
     PREFETCH_FIELD,
-    PREPROCESSING_FIELD,
     V1_LOADER_FIELD,
 )
-from lf_autoworkers.settings import PREFIX, EnvironmentReading, read_settings
+from lf_autoworkers.settings import PREFIX, EnvironmentReading, Settings, read_settings
 
 Arguments: TypeAlias = dict[str, Any] | list[str]
 Values: TypeAlias = dict[str, int | bool | None]
 
-_decided: dict[str, Values] = {}
-_current: Arguments | None = None
-"""What the run that is under way was given; parsing it again must not end that run."""
+_latest: tuple[str, Values, Arguments] | None = None
+"""What was decided last: for which arguments, what, and what the parser was given. Forgotten once a run has begun."""
 
 
 def rewrite(parser: Any, arguments: Arguments) -> Arguments:
@@ -63,8 +59,9 @@ def rewrite(parser: Any, arguments: Arguments) -> Arguments:
     owned = _owned(parser)
     if owned is None:
         return arguments
-    reading = read_settings(os.environ)
+    reading = EnvironmentReading(Settings())
     try:
+        reading = read_settings(os.environ)
         return _rewrite(parser, arguments, owned, reading)
     except AutoWorkersError:
         _print_plainly()
@@ -92,6 +89,7 @@ def _owned(parser: Any) -> frozenset[str] | None:
 
 
 def _rewrite(parser: Any, arguments: Arguments, owned: frozenset[str], reading: EnvironmentReading) -> Arguments:
+    global _latest
     named = dict(arguments) if isinstance(arguments, dict) else _by_full_name(parser, arguments)
     autos = {name: word for name, word in named.items() if name in AUTO_FIELDS and name in owned and is_auto(word)}
     if reading.settings.disable:
@@ -99,20 +97,18 @@ def _rewrite(parser: Any, arguments: Arguments, owned: frozenset[str], reading: 
     auto_fields({name: named[name] for name in AUTO_FIELDS if name in named and name in owned})  # stops at a typo
     trains = LOADER_FIELD in owned or V1_LOADER_FIELD in owned
     if not autos:
-        if trains and arguments != _current:
+        if trains and not (run.is_armed() and _latest is not None and arguments == _latest[2]):
             run.end()
             run.say_ignored(reading, named)
         return arguments
     if reading.errors:
         raise reading.errors[0]
-    key = json.dumps([named, sorted(owned), sorted(_ours(os.environ).items())], sort_keys=True, default=repr)
-    if key not in _decided:
-        _decided[key] = _decide(named, owned, reading)
-    rewritten = _with_values(parser, arguments, _decided[key])
-    if trains:
-        global _current
-        _current = rewritten
-    return rewritten
+    key = repr((named, sorted(owned), sorted(_ours(os.environ).items())))
+    if _latest is not None and _latest[0] == key and run.is_armed() and not run.has_begun():
+        return _with_values(parser, arguments, _latest[1])  # parsed twice for one run: decided and said once
+    values = _decide(named, owned, reading)
+    _latest = (key, values, _with_values(parser, arguments, values)) if trains else _latest
+    return _with_values(parser, arguments, values)
 
 
 def _decide(named: Mapping[str, Any], owned: frozenset[str], reading: EnvironmentReading) -> Values:
@@ -121,20 +117,6 @@ def _decide(named: Mapping[str, Any], owned: frozenset[str], reading: Environmen
     run.begin(resolution, named)
     run.say(resolution, reading, named)
     return {decision.field: decision.value for decision in resolution.plan.decisions}
-
-
-def default_values(named: Mapping[str, Any], owned: frozenset[str]) -> Values:
-    """Return LLaMA-Factory's own defaults for the ``auto`` keys, and what does not go with 0 workers dropped."""
-    values: Values = {}
-    if is_auto(named.get(PREPROCESSING_FIELD)) and PREPROCESSING_FIELD in owned:
-        values[PREPROCESSING_FIELD] = None
-    if is_auto(named.get(V1_LOADER_FIELD)) and V1_LOADER_FIELD in owned:
-        values[V1_LOADER_FIELD] = default_count(V1_LOADER_FIELD, streaming=False)
-    if is_auto(named.get(LOADER_FIELD)) and LOADER_FIELD in owned:
-        values[LOADER_FIELD] = default_count(LOADER_FIELD, streaming=is_on(named.get("streaming")))
-        if values[LOADER_FIELD] == 0:
-            values.update({name: None for name in (PREFETCH_FIELD, PERSISTENT_FIELD) if name in named})
-    return values
 
 
 def _with_values(parser: Any, arguments: Arguments, values: Values) -> Arguments:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lf_autoworkers.adapter.config import is_on, whole_number
 from lf_autoworkers.plan.decision import LOADER_FIELD, V1_LOADER_FIELD
+from lf_autoworkers.settings import MAX_WORKERS
 
 COUNT_FILE = "autoworkers.json"
 V1_MARKER = "CHECKPOINT_COMPLETE"
@@ -45,14 +46,18 @@ def stored_count(arguments: Mapping[str, Any], loader: str | None) -> int | None
         stored = json.loads((checkpoint / COUNT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return whole_number(stored.get(LOADER_FIELD)) if isinstance(stored, dict) else None
+    return _bounded(whole_number(stored.get(LOADER_FIELD))) if isinstance(stored, dict) else None
+
+
+def _bounded(count: int | None) -> int | None:
+    return count if count is not None and 0 <= count <= MAX_WORKERS else None
 
 
 def _newest(folder: Path, complete: str = "") -> Path | None:
     """Return the checkpoint with the highest step in ``folder`` that holds the file ``complete``, if one is named."""
     try:
         steps = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    except OSError:
+    except (OSError, ValueError):
         return None
     steps = [(step, path) for step, path in steps if (path / complete).exists()]
     return max(steps, default=(0, None), key=lambda pair: pair[0])[1]
@@ -118,7 +123,7 @@ def _search(state: object, depth: int) -> int | None:
         return None
     for key, value in state.items():
         if key == "_num_workers":
-            return whole_number(value)
+            return _bounded(whole_number(value))
         found = _search(value, depth + 1)
         if found is not None:
             return found

@@ -7,12 +7,18 @@ files with OmegaConf, as LLaMA-Factory does. What the values mean for the worker
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lf_autoworkers.errors import ConfigError
-from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD, V1_LOADER_FIELD
+from lf_autoworkers.plan.decision import (
+    LOADER_FIELD,
+    PERSISTENT_FIELD,
+    PREFETCH_FIELD,
+    PREPROCESSING_FIELD,
+    V1_LOADER_FIELD,
+)
 
 AUTO_FIELDS = (LOADER_FIELD, V1_LOADER_FIELD, PREPROCESSING_FIELD)
 """The keys that may say ``auto``."""
@@ -30,19 +36,34 @@ def default_count(loader: str, *, streaming: bool) -> int:
     return 1 if streaming else 0
 
 
+def default_values(named: Mapping[str, Any], owned: Collection[str]) -> dict[str, int | bool | None]:
+    """Return LLaMA-Factory's own defaults for the ``auto`` keys, and what does not go with 0 workers dropped."""
+    values: dict[str, int | bool | None] = {}
+    if is_auto(named.get(PREPROCESSING_FIELD)) and PREPROCESSING_FIELD in owned:
+        values[PREPROCESSING_FIELD] = None
+    for name in (V1_LOADER_FIELD, LOADER_FIELD):
+        if is_auto(named.get(name)) and name in owned:
+            values[name] = default_count(name, streaming=is_on(named.get("streaming")))
+    if values.get(LOADER_FIELD) == 0:
+        values.update({name: None for name in (PREFETCH_FIELD, PERSISTENT_FIELD) if name in named})
+    return values
+
+
 def is_on(value: object) -> bool:
     """Return whether a switch of a config is on, written as a boolean or as a word."""
-    return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "1", "yes", "y", "t", "on"))
+    return (isinstance(value, int) and value == 1) or (
+        isinstance(value, str) and value.strip().lower() in ("true", "1", "yes", "y", "t", "on")
+    )
 
 
 def whole_number(value: object) -> int | None:
     """Return ``value`` as an int if it is a whole number or the text of one, else ``None``."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    if isinstance(value, int):
-        return value
-    text = value.strip() if isinstance(value, str) else ""
-    return int(text) if text.isascii() and text.lstrip("-").isdigit() and text.count("-") <= 1 else None
+    try:
+        return int(value)  # as argparse takes it
+    except ValueError:
+        return None
 
 
 def auto_fields(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -56,7 +77,7 @@ def auto_fields(arguments: Mapping[str, Any]) -> dict[str, str]:
         value = arguments.get(name)
         if is_auto(value):
             found[name] = str(value)
-        elif (
+        elif isinstance(value, list | tuple | dict) or (
             isinstance(value, str) and whole_number(value) is None and value.strip().lower() not in ("", "none", "null")
         ):
             raise ConfigError(f"{name}: {value!r} is no worker count; write auto or a whole number.")

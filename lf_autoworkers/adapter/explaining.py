@@ -52,14 +52,13 @@ def explain(
         AutoWorkersError: The config, an override, a variable or the folder is wrong; the message says how.
     """
     arguments = read_config(config, overrides)
-    autos = auto_fields(arguments)
     for suffix, value in what_if.items():
         errors = read_settings({PREFIX + suffix: value}).errors
         if errors or not value.strip():
             allowed = str(errors[0]).partition(": it ")[2] if errors else "takes a value."
             raise SettingError(f"{_WHAT_IF_FLAGS[suffix]} {value!r} is not allowed: it {allowed}")
     reading = read_settings({**environ, **{PREFIX + suffix: value for suffix, value in what_if.items()}})
-    if reading.errors and autos:
+    if reading.errors and not reading.settings.disable and auto_fields(arguments):
         raise reading.errors[0]
     resolution = resolve(
         arguments,

@@ -39,6 +39,7 @@ def _limit_child() -> None:
     if not _one_thread:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # for libraries the child loads itself
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)

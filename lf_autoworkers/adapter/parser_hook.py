@@ -7,47 +7,87 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 MARK = "__lf_autoworkers__"
 """Attribute of a replaced method; ``doctor`` looks for it."""
 
+COUNTS = ("dataloader_num_workers", "preprocessing_num_workers", "batching_workers")
+"""The keys that may say ``auto``, for when nothing else of ours can be imported."""
+
 
 def install(parser_class: Any) -> None:
     """Make ``parser_class`` rewrite ``auto`` before it parses; harmless when called again.
 
-    Every parser that is not LLaMA-Factory's gets exactly what it was given.
+    Every parser that is not LLaMA-Factory's gets exactly what it was given. Where one method is missing the other is
+    replaced all the same.
     """
-    if hasattr(parser_class.parse_dict, MARK):
-        return
-    parse_dict = parser_class.parse_dict
-    parse_list = parser_class.parse_args_into_dataclasses
+    for name, with_auto in (("parse_dict", _dict_with_auto), ("parse_args_into_dataclasses", _list_with_auto)):
+        original = getattr(parser_class, name, None)
+        if original is not None and not hasattr(original, MARK):
+            replaced = with_auto(original)
+            setattr(replaced, MARK, True)
+            setattr(parser_class, name, replaced)
 
+
+def _dict_with_auto(parse_dict: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_dict)
     def parse_dict_with_auto(self: Any, args: Any, *rest: Any, **named: Any) -> Any:
         if isinstance(args, dict) and _has_llamafactory(self):
-            from lf_autoworkers.adapter.arguments import rewrite
-
-            args = rewrite(self, args)
+            args = _rewrite(self, args)
         return parse_dict(self, args, *rest, **named)
 
+    return parse_dict_with_auto
+
+
+def _list_with_auto(parse_list: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_list)
     def parse_list_with_auto(self: Any, args: Any = None, *rest: Any, **named: Any) -> Any:
         if _has_llamafactory(self):
-            from lf_autoworkers.adapter.arguments import rewrite
-
             tokens = sys.argv[1:] if args is None else list(args)
-            rewritten = rewrite(self, tokens)
+            rewritten = _rewrite(self, tokens)
             if rewritten is not tokens:
                 args = rewritten
         return parse_list(self, args, *rest, **named)
 
-    setattr(parse_dict_with_auto, MARK, True)
-    setattr(parse_list_with_auto, MARK, True)
-    parser_class.parse_dict = parse_dict_with_auto
-    parser_class.parse_args_into_dataclasses = parse_list_with_auto
+    return parse_list_with_auto
 
 
 def _has_llamafactory(parser: Any) -> bool:
     kinds = getattr(parser, "dataclass_types", ())
     return any(getattr(kind, "__module__", "").partition(".")[0] == "llamafactory" for kind in kinds)
+
+
+def _rewrite(parser: Any, arguments: Any) -> Any:
+    """Return what the plugin makes of ``arguments``; if it cannot even be imported, LLaMA-Factory's own defaults."""
+    from lf_autoworkers.errors import AutoWorkersError
+
+    try:
+        from lf_autoworkers.adapter.arguments import rewrite
+
+        return rewrite(parser, arguments)
+    except AutoWorkersError:
+        raise
+    except Exception as error:
+        sys.stderr.write(
+            f"lf-autoworkers: not usable here ({type(error).__name__}: {error}); auto means the default.\n"
+        )
+        if isinstance(arguments, dict):
+            return {key: value for key, value in arguments.items() if key not in COUNTS or not _says_auto(value)}
+        return _without_auto(arguments)
+
+
+def _says_auto(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() == "auto"
+
+
+def _without_auto(tokens: list[str]) -> list[str]:
+    kept: list[str] = []
+    for token in tokens:
+        flag, _, value = token.partition("=")
+        if _says_auto(token) and kept and kept[-1].lstrip("-").replace("-", "_") in COUNTS:
+            kept.pop()
+        elif not (_says_auto(value) and flag.lstrip("-").replace("-", "_") in COUNTS):
+            kept.append(token)
+    return kept

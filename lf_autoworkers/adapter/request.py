@@ -36,7 +36,6 @@ def make_request(
         settings: The environment's word.
     """
     loader = next((name for name in (LOADER_FIELD, V1_LOADER_FIELD) if name in autos and name in owned), None)
-    tokenized = arguments.get("tokenized_path")
     return Request(
         loader_field=loader,
         loader_requested=autos.get(loader or ""),
@@ -52,8 +51,15 @@ def make_request(
         forced_preprocessing=settings.preprocessing_num_workers,
         stored_loader=stored_count(arguments, loader),
         reserve_bytes=settings.memory_reserve_bytes,
-        tokenized=isinstance(tokenized, str) and Path(tokenized).is_dir() and any(Path(tokenized).iterdir()),
+        tokenized=_holds_files(arguments.get("tokenized_path")),
     )
+
+
+def _holds_files(folder: object) -> bool:
+    try:
+        return isinstance(folder, str) and any(Path(folder).iterdir())
+    except (OSError, ValueError):
+        return False
 
 
 _V1_WORDS = {"model": "model_name_or_path", "micro_batch_size": "per_device_train_batch_size"}
@@ -78,4 +84,4 @@ def _dispatch_is_off(arguments: Mapping[str, Any]) -> bool:
         except (OSError, ValueError):
             return False  # transformers will say what is wrong with it
     value = config.get("dispatch_batches") if isinstance(config, Mapping) else None
-    return value is False or (isinstance(value, str) and value.strip().lower() == "false")
+    return (isinstance(value, int) and value == 0) or (isinstance(value, str) and value.strip().lower() == "false")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lf_autoworkers.adapter.config import auto_fields, default_count
+from lf_autoworkers.adapter.config import auto_fields, default_values
 from lf_autoworkers.adapter.job import job_of
 from lf_autoworkers.adapter.request import in_v0_words, make_request
 from lf_autoworkers.errors import DetectionError
@@ -59,7 +59,7 @@ def resolve(
         ConfigError: One of our keys holds a word that is neither ``auto`` nor a number.
         DetectionError: A fact could not be read and the settings are strict.
     """
-    autos = auto_fields(arguments)
+    autos = {} if settings.disable else auto_fields(arguments)
     hardware = detect_hardware(machine)
     if before_start:
         hardware = dataclasses.replace(hardware, ranks=expected_ranks(machine, hardware.gpus))
@@ -68,33 +68,39 @@ def resolve(
         hardware = what_if(hardware)
     if hardware.problems and settings.strict and autos:
         raise DetectionError(f"{hardware.problems[0]} ({PREFIX}STRICT=1 forbids a guess.)")
-    workload = describe_workload(in_v0_words(arguments), template_source=find_template_source())
-    if settings.modality is not None:
-        workload = dataclasses.replace(
-            workload, modality=Modality(settings.modality), modality_source=f"{PREFIX}MODALITY={settings.modality}"
-        )
+    modality = None if settings.modality is None else Modality(settings.modality)
+    workload = describe_workload(
+        in_v0_words(arguments), template_source=find_template_source(), modality=modality, said_by=f"{PREFIX}MODALITY"
+    )
     request = make_request(arguments, autos, owned, settings)
     if settings.disable:
-        return Resolution(_disabled_plan(request, workload), request, hardware, workload, settings)
+        return Resolution(_disabled_plan(arguments, owned), request, hardware, workload, settings)
     if request.loader_field == LOADER_FIELD and not workload.streaming and not settings.history_off:
-        folder = settings.history or default_folder(os.environ)
-        learned = recall(folder, job_of(arguments, hardware))
-        request = dataclasses.replace(request, learned_loader=learned)
+        request = dataclasses.replace(request, learned_loader=_learned(settings, arguments, hardware))
     return Resolution(make_plan(hardware, workload, request), request, hardware, workload, settings)
 
 
-def _disabled_plan(request: Request, workload: Workload) -> Plan:
+def _learned(settings: Settings, arguments: Mapping[str, Any], hardware: Hardware) -> int | None:
+    try:
+        return recall(settings.history or default_folder(os.environ), job_of(arguments, hardware))
+    except RuntimeError:  # no home folder: nothing was kept either
+        return None
+
+
+def _disabled_plan(arguments: Mapping[str, Any], owned: Collection[str]) -> Plan:
     """Return LLaMA-Factory's own defaults, as ``LF_AUTOWORKERS_DISABLE=1`` gives them."""
-    values: dict[str, int | None] = {PREPROCESSING_FIELD: None} if request.preprocessing else {}
-    if request.loader_field is not None:
-        values[request.loader_field] = default_count(request.loader_field, streaming=workload.streaming)
     because = f"{PREFIX}DISABLE=1"
     return Plan(
         tuple(
             Decision(
-                name, value, "auto", "per node" if name == PREPROCESSING_FIELD else "per rank", "environment", because
+                name,
+                value,
+                arguments.get(name),
+                "per node" if name == PREPROCESSING_FIELD else "per rank",
+                "environment",
+                because,
             )
-            for name, value in values.items()
+            for name, value in default_values(arguments, owned).items()
         )
     )
 

@@ -7,15 +7,17 @@ Does not decide anything (`steering` does) and does not make loaders elastic (`d
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lf_autoworkers._activate import when_imported
 from lf_autoworkers.adapter.epochs import EpochLoader
+from lf_autoworkers.adapter.learning import conclude
 from lf_autoworkers.adapter.resolve import Resolution
 from lf_autoworkers.elastic.api import ElasticControl
 from lf_autoworkers.journal import JOURNAL_NAME, Journal
@@ -35,6 +37,8 @@ _ADVICE = Advice(
 )
 _controller: Controller | None = None
 _epochs: EpochLoader | None = None
+_begin: Callable[[], None] | None = None
+_finish: Callable[[], None] | None = None
 
 
 def make_sensor(resolution: Resolution) -> Sensor:
@@ -52,12 +56,12 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
         sensor: From `make_sensor`.
         run: The elastic loader's verbs; ``None`` where PyTorch's own loader stays.
     """
-    global _controller, _epochs
+    global _controller, _epochs, _begin, _finish
     disarm()
     decision = resolution.plan.decision(LOADER_FIELD)
     if resolution.settings.guard == "off" or decision is None or not decision.value:
         return
-    from lf_autoworkers.adapter.run import log
+    from lf_autoworkers.adapter.run import is_main_rank, log
 
     count = int(decision.value)
     control: ElasticControl
@@ -67,6 +71,15 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
         control = run
     settings, hardware, workload = resolution.settings, resolution.hardware, resolution.workload
     prefetch = resolution.plan.decision(PREFETCH_FIELD)
+    guard = Guard(
+        Surroundings(
+            worker_bytes=WORKER_BYTES["fork"] + workload.decode_bytes,
+            reserve_bytes=settings.memory_reserve_bytes or 0,
+            ranks=hardware.ranks.local_world_size,
+            oom_group=bool(sensor.facts.oom_group),
+        )
+    )
+    journal = Journal(_journal_path(named), log())
     _controller = Controller(
         control,
         Orders(
@@ -77,19 +90,23 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
             elastic=run is not None,
         ),
         sensor=sensor,
-        guard=Guard(
-            Surroundings(
-                worker_bytes=WORKER_BYTES["fork"] + workload.decode_bytes,
-                reserve_bytes=settings.memory_reserve_bytes or 0,
-                ranks=hardware.ranks.local_world_size,
-                oom_group=bool(sensor.facts.oom_group),
-            )
-        ),
-        journal=Journal(_journal_path(named), log()),
+        guard=guard,
+        journal=journal,
         logger=log(),
         advice=_ADVICE,
         turn=Turn(_turn_path() if hardware.ranks.local_world_size > 1 else None),
     )
+
+    def finish() -> None:
+        if is_main_rank() and settings.guard == "on":
+            with contextlib.suppress(OSError, RuntimeError):  # the next run then decides anew
+                conclude(resolution, named, ended_on=control.target, shed=guard.incidents.any)
+
+    def begin() -> None:
+        for made in resolution.plan.decisions if is_main_rank() else ():
+            journal.write("decision", 0, field=made.field, value=made.value, binding=made.binding, because=made.because)
+
+    _begin, _finish = begin, finish
     _controller.attach()
     atexit.register(_controller.close)
     when_imported("transformers.trainer", _add_callback)
@@ -97,11 +114,11 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
 
 def disarm() -> None:
     """End the guard of the run before, if there is one."""
-    global _controller, _epochs
+    global _controller, _epochs, _begin, _finish
     if _controller is not None:
         _controller.close()
         atexit.unregister(_controller.close)
-    _controller = _epochs = None
+    _controller = _epochs = _begin = _finish = None
 
 
 def _journal_path(named: Mapping[str, Any]) -> Path | None:
@@ -124,6 +141,8 @@ def _add_callback(module: Any) -> None:
         """Tells the guard of the current run where training is."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if _begin is not None:
+                _begin()
             if _controller is not None:
                 _controller.begin_training(state.global_step)
 
@@ -138,6 +157,8 @@ def _add_callback(module: Any) -> None:
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if _controller is not None:
                 _controller.finish()
+            if _finish is not None:
+                _finish()
 
     if not any(getattr(known, "__name__", "") == GuardMemory.__name__ for known in module.DEFAULT_CALLBACKS):
         module.DEFAULT_CALLBACKS.append(GuardMemory)

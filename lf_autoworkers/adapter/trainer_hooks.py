@@ -1,11 +1,13 @@
-"""The worker count that travels with a streamed run's checkpoints, written whenever the Trainer saves one.
+"""What must wait for the Trainer: knowing that a run has begun, and storing a streamed run's worker count.
 
-Covers the Trainer's side; `checkpoint` knows the file. The guard's callback is `trainer`'s.
+The count is written whenever the Trainer saves a checkpoint; `checkpoint` knows the file. The guard's callback is
+`trainer`'s.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,18 @@ from lf_autoworkers._activate import when_imported
 from lf_autoworkers.adapter.checkpoint import save_count
 
 _count: int | None = None
+_begin: Callable[[], None] | None = None
 
 
-def arm(count: int) -> None:
-    """Have the Trainer of this run store ``count`` with each checkpoint."""
-    global _count
-    _count = count
+def arm(count: int | None, begin: Callable[[], None]) -> None:
+    """Watch for the Trainer of this run.
+
+    Args:
+        count: Stored with each checkpoint; ``None`` where nothing depends on it.
+        begin: Called when a Trainer is made.
+    """
+    global _count, _begin
+    _count, _begin = count, begin
     when_imported("transformers.trainer", _install)
 
 
@@ -30,8 +38,15 @@ def _install(module: Any) -> None:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
+        if _begin is not None:
+            _begin()
         if _count is not None:
-            self.add_callback(_saver(module, _count))
+            try:
+                self.add_callback(_saver(module, _count))
+            except Exception as error:
+                from lf_autoworkers.adapter.run import say_failure
+
+                say_failure("storing the count with checkpoints", error, "a resume decides anew")
 
     init.__lf_autoworkers__ = True  # type: ignore[attr-defined]
     module.Trainer.__init__ = init
@@ -51,5 +66,5 @@ def _saver(module: Any, count: int) -> Any:
 
 def disarm() -> None:
     """Leave the next Trainer alone."""
-    global _count
-    _count = None
+    global _count, _begin
+    _count = _begin = None

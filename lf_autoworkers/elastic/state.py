@@ -26,8 +26,8 @@ DEATHS_PER_BATCH = 3
 OOM_KILLS_IN_COMPANY = 3
 #: Workers that may die (or fail to start) in a row without a hello before no more are started in this generation.
 DEATHS_BEFORE_HELLO = 3
-#: Below this, a worker is given its next batch before it has finished the one in hand, or it would idle while the result
-#: travels and the next task comes. Above, that time does not show, binding late costs nothing and a death loses less.
+#: Below this, a worker is given its next batch before it has finished the one in hand, or it would idle while the
+#: result travels and the next task comes. Above, that time does not show; binding late costs nothing, a death less.
 SHORT_BATCH_S = 0.02
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lf_autoworkers.units import MIB
+
 from .arguments import RunArguments, read_arguments
 from .batches import batches_of_run, largest_batch
 from .cost import BatchCost
 from .dataset import DatasetSource, find_datasets, tokenized_dataset
-from .estimate import filler_image, packed, preprocessing_row_bytes, row_costs, streamed, tensor_count
+from .estimate import as_modality, filler_image, packed, preprocessing_row_bytes, row_costs, streamed, tensor_count
 from .facts import Modality, Workload
 from .model import model_folder, offloads_optimizer, weight_files
 from .processor import Geometry, read_geometry
@@ -24,7 +26,13 @@ from .templates import TemplateMedia, read_templates, tokenizes_by_header
 _DEAREST = (Modality.VIDEO, Modality.IMAGE, Modality.AUDIO)
 
 
-def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | None) -> Workload:
+def describe_workload(
+    arguments: Mapping[str, Any],
+    *,
+    template_source: Path | None,
+    modality: Modality | None = None,
+    said_by: str = "the caller",
+) -> Workload:
     """Return what one batch of the run that ``arguments`` describes is made of.
 
     Never raises for what a config may hold: a sentence in ``notes`` says what was assumed instead.
@@ -33,7 +41,42 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
         arguments: The config as written: YAML values or command line strings; missing keys mean LLaMA-Factory's
             defaults.
         template_source: LLaMA-Factory's ``data/template.py``; ``None`` where it is not installed.
+        modality: What to take the datasets for; ``None`` to look.
+        said_by: Who said so.
     """
+    try:
+        return _describe(arguments, template_source, modality, said_by)
+    except Exception as error:  # odd data must not cost a run its plan
+        return _unknown(arguments, modality, f"{type(error).__name__}: {error}")
+
+
+def _unknown(arguments: Mapping[str, Any], modality: Modality | None, why: str) -> Workload:
+    """Return a cautious guess for data that cannot be looked at."""
+    streaming = str(arguments.get("streaming", "")).strip().lower() in ("true", "1", "yes", "on")
+    return Workload(
+        stage=str(arguments.get("stage", "sft")),
+        modality=modality or Modality.IMAGE,
+        modality_source="the datasets could not be looked at; assumed",
+        streaming=streaming,
+        train_rows=None,
+        train_rows_exact=False,
+        rows_source="unknown",
+        train_batch_size=1,
+        eval_batch_size=1,
+        evaluates=True,
+        batch_bytes=256 * MIB,
+        batch_source="assumed",
+        decode_bytes=256 * MIB,
+        batch_cpu_s=0.1,
+        files_per_batch=8,
+        preprocessing_row_bytes=256 * MIB,
+        notes=(f"The datasets could not be looked at ({why}); cautious sizes are assumed.",),
+    )
+
+
+def _describe(
+    arguments: Mapping[str, Any], template_source: Path | None, wanted: Modality | None, said_by: str
+) -> Workload:
     run = read_arguments(arguments)
     notes = list(run.notes)
     template = _template(run, template_source, notes)
@@ -50,10 +93,14 @@ def describe_workload(arguments: Mapping[str, Any], *, template_source: Path | N
     able = frozenset(_DEAREST) if template is None else template.media
     assumable = frozenset() if template is None else template.media
     modality, modality_source = _modality(run, template, surveys, notes)
+    if wanted is not None:
+        modality, modality_source = wanted, f"{said_by}={wanted.value}"
     packing = run.packing and not tokenized
 
     def loader(found: Sequence[Survey], batch_size: int, batches: int | None) -> BatchCost:
         rows = row_costs(found, run, geometry, assumable)
+        if wanted is not None:
+            rows = as_modality(rows, found, wanted, run, geometry)
         units = packed(rows, run) if packing else rows
         cost = largest_batch(units.costs, units.weights, batch_size, batches, run, geometry)
         return streamed(cost, units, run, batch_size, total) if run.streaming and not tokenized else cost

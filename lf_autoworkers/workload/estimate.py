@@ -76,6 +76,22 @@ def row_costs(
     return CostedRows(tuple(costs), None if whole else tuple(weights))
 
 
+def as_modality(
+    rows: CostedRows, surveys: Sequence[Survey], wanted: Modality, run: RunArguments, geometry: Geometry
+) -> CostedRows:
+    """Return the costs of rows that are to be taken for ``wanted``, whatever was seen in them.
+
+    Rows that hold that kind of media cost what they cost; where none does, one as large as LLaMA-Factory lets it be is
+    assumed. As text, only their tokens count.
+    """
+    if wanted is Modality.TEXT:
+        texts = tuple(text_cost(min(run.cutoff_len, row.tokens)) for row in rows.costs)
+        return CostedRows(texts, rows.weights)
+    if any(wanted in _kinds(row) for found in surveys for row in found.rows):
+        return rows
+    return CostedRows((_row_cost(_assumed_row(frozenset({wanted}), run), run, geometry, tokenized=False),), (1.0,))
+
+
 def _kinds(row: SurveyedRow) -> frozenset[Modality]:
     media = ((Modality.IMAGE, row.images), (Modality.VIDEO, row.videos), (Modality.AUDIO, row.audios))
     return frozenset(kind for kind, headers in media if headers)

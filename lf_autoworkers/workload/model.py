@@ -18,11 +18,14 @@ def model_folder(model: str | None) -> Path | None:
     if model is None:
         return None
     folder = Path(model)
-    if folder.is_dir():
-        return folder
+    try:
+        if folder.is_dir():
+            return folder
+        home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    except (OSError, ValueError, RuntimeError):  # no folder anybody could read, or a user without a home
+        return None
     if model.count("/") != 1:
         return None
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     repository = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.replace('/', '--')}"
     try:
         revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()

@@ -55,6 +55,7 @@ def test_a_value_reaches_its_field(suffix: str, text: str, field: str, value: ob
         ("MEMORY_LIMIT", "lots"),
         ("MEMORY_LIMIT", "0"),
         ("SHM", "64 parsec"),
+        ("SHM", "9" * 400),
         ("LOCAL_WORLD_SIZE", "0"),
         ("MODALITY", "smell"),
         ("GUARD", "maybe"),

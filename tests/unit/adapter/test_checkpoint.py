@@ -33,7 +33,16 @@ def test_the_newest_checkpoint_of_a_streamed_run_gives_its_count(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"dataloader_num_workers": "x"}', '{"dataloader_num_workers": true}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"dataloader_num_workers": "x"}',
+        '{"dataloader_num_workers": -3}',
+        '{"dataloader_num_workers": 5000}',
+        '{"dataloader_num_workers": true}',
+    ],
 )
 def test_a_damaged_count_is_none(tmp_path: Path, content: str) -> None:
     (checkpoint(tmp_path, 1) / "autoworkers.json").write_text(content)

@@ -12,6 +12,7 @@ from lf_autoworkers.adapter.config import (
     arguments_of,
     auto_fields,
     is_auto,
+    is_on,
     named_argument,
     read_config,
     replace_in_tokens,
@@ -75,8 +76,8 @@ def test_numbers_are_no_auto(value: object) -> None:
     assert auto_fields({"dataloader_num_workers": value}) == {}
 
 
-@pytest.mark.parametrize("word", ["atuo", "automatic", "4.5", "four", "-"])
-def test_other_words_stop_with_the_key(word: str) -> None:
+@pytest.mark.parametrize("word", ["atuo", "automatic", "4.5", "four", "-", ["auto"]])
+def test_other_words_stop_with_the_key(word: object) -> None:
     with pytest.raises(
         ConfigError, match=r"preprocessing_num_workers: .* is no worker count; write auto or a whole number"
     ):
@@ -84,7 +85,7 @@ def test_other_words_stop_with_the_key(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [("4", 4), (" -1 ", -1), ("1-2", None), ("４", None), (True, None), (2.0, None)]
+    ("value", "number"), [("4", 4), (" -1 ", -1), ("+4", 4), ("1_6", 16), ("1-2", None), (True, None), (2.0, None)]
 )
 def test_whole_numbers(value: object, number: int | None) -> None:
     assert whole_number(value) == number
@@ -127,3 +128,11 @@ def test_no_argument_list_breaks_the_reading(tokens: list[str]) -> None:
     arguments_of(tokens)
     kept = replace_in_tokens(tokens, OPTIONS, {})
     assert kept == tokens
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [(True, True), (1, True), ("True", True), ("1", True), (0, False), ("no", False), (2, False), (None, False)],
+)
+def test_switches_in_yaml_and_on_the_command_line(value: object, on: bool) -> None:
+    assert is_on(value) is on
