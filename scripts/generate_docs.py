@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write the parts of docs/ that come from code: the environment table and the numbers of the saved machines.
+"""Write the parts of docs/ that come from code: the environment table, the guard's constants and the
+numbers of the saved machines.
 
     python scripts/generate_docs.py [--check]
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lf_autoworkers.settings import environment_table  # noqa: E402
+from lf_autoworkers.steering.limits import limits_table  # noqa: E402
 from tests.golden.cases import table  # noqa: E402
 
 BEGIN, END = "<!-- generated: {name} -->\n", "<!-- end -->\n"
@@ -39,6 +41,7 @@ def main() -> int:
     for path, name, content in (
         (ROOT / "docs" / "environment.md", "environment", environment_table()),
         (ROOT / "README.md", "environment", environment_table()),
+        (ROOT / "docs" / "guard.md", "guard limits", limits_table()),
         (ROOT / "docs" / "how-auto-decides.md", "machines", table()),
     ):
         old = path.read_text(encoding="utf-8")

@@ -171,6 +171,9 @@ def _acts(run: Run) -> str:
             counts[kind] = counts.get(kind, 0) + 1
     observed = " (observed only)" if starts[-1].get("mode") == "observe" else ""
     done = ", ".join(f"{kind} {count}x" for kind, count in counts.items())
+    held = [str(event.get("text")) for event in run.of("note")]
+    if held:
+        done = "; ".join([*([done] if done else []), held[-1].removeprefix("memory guard: ")])
     return f"{done or 'had nothing to do'}{observed}"
 
 

@@ -1,14 +1,16 @@
 """Every constant of the memory guard, in one place, each with its source.
 
-`guard` reads them; the table in docs/guard.md is tested against them. Nothing else in steering/ holds a threshold.
+`guard` and `danger` read them; the table in docs/guard.md is generated from them (`limits_table`). Nothing else in
+steering/ holds a threshold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from typing import Any
 
-from lf_autoworkers.units import GIB, MIB
+from lf_autoworkers.units import GIB, MIB, format_size
 
 
 class PressureLevel(IntEnum):
@@ -48,74 +50,137 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """The guard's constants. Times in seconds, sizes in bytes, fractions 0 to 1.
+    """The guard's constants. Times in seconds, sizes in bytes, fractions 0 to 1; each with its reason and source.
 
     "Measured" means: a child growing in a 512 MiB memory cgroup, sampled every 20 ms, until the kernel killed it. At
     95 % used it had 0.31 s left at 100 MB/s and 0.08 s at 500 MB/s, at 88 % about 0.6 s and 0.15 s, while memory PSI
     stayed at 0.00; one reading of all files cost 0.13 ms.
     """
 
-    # Lines: 80/88/94 % used are where Dask pauses (80 %) and just under where Ray (95 %) and Dask (95 %) kill.
-    caution: Line = field(default_factory=lambda: Line(0.20, 3.0, 2 * GIB, 0.04))
-    shrink: Line = field(default_factory=lambda: Line(0.12, 2.0, 1 * GIB, 0.02))
-    emergency: Line = field(default_factory=lambda: Line(0.06, 1.0, 512 * MIB, 0.01))
-    # memory.oom.group=1 (Kubernetes' default on cgroup v2 since 1.28): the first kernel kill ends everything.
-    oom_group_shift_fraction: float = 0.05
+    caution: Line = field(
+        default=Line(0.20, 3.0, 2 * GIB, 0.04),
+        metadata={"why": "no worker is started below it; 80 % used is where Dask pauses its workers"},
+    )
+    shrink: Line = field(
+        default=Line(0.12, 2.0, 1 * GIB, 0.02),
+        metadata={"why": "workers are shed below it; measured: 0.6 s left at 100 MB/s in a box of 512 MiB"},
+    )
+    emergency: Line = field(
+        default=Line(0.06, 1.0, 512 * MIB, 0.01),
+        metadata={"why": "the largest worker is killed below it; just before Ray and Dask kill (95 %)"},
+    )
+    oom_group_shift_fraction: float = field(
+        default=0.05,
+        metadata={
+            "why": "share of the limit by which all lines move where memory.oom.group=1 lets one kill end everything"
+        },
+    )
+    caution_exhaustion_s: float = field(default=60.0, metadata={"why": "time left (headroom / growth) that is CAUTION"})
+    shrink_exhaustion_s: float = field(
+        default=10.0, metadata={"why": "time left that is SHRINK: a worker leaves after its batch, in seconds"}
+    )
+    emergency_exhaustion_s: float = field(
+        default=1.5, metadata={"why": "time left that is EMERGENCY: a SIGKILL frees memory in 0.05 s (measured)"}
+    )
+    exhaustion_near_fraction: float = field(
+        default=0.25,
+        metadata={
+            "why": "time left counts with less than this of the limit free (CAUTION: twice it); else growth is a start"
+        },
+    )
+    growth_short_s: float = field(default=2.0, metadata={"why": "short window of the growth rate"})
+    growth_long_s: float = field(default=20.0, metadata={"why": "long window of the growth rate"})
+    growth_span_s: float = field(
+        default=0.25, metadata={"why": "window of growth at this very moment, for EMERGENCY alone"}
+    )
+    psi_some_percent: float = field(
+        default=10.0,
+        metadata={
+            "why": "PSI memory some avg10 that makes SHRINK of CAUTION; it only confirms: measured, 0 until the kill"
+        },
+    )
+    psi_full_percent: float = field(default=5.0, metadata={"why": "the same for full avg10"})
+    confirm_s: float = field(
+        default=0.05, metadata={"why": "an act needs a second reading this much later (earlyoom checks twice)"}
+    )
+    unconfirmed_exhaustion_s: float = field(default=0.15, metadata={"why": "unless less time than this is left"})
+    settle_s: float = field(
+        default=0.3, metadata={"why": "after a worker's exit, before its memory is in the kernel's books"}
+    )
+    cooldown_s: float = field(
+        default=2.0, metadata={"why": "after an act, before the next (earlyoom #121 killed two for one)"}
+    )
+    retire_timeout_s: float = field(
+        default=15.0, metadata={"why": "a retiring worker is waited for no longer than this"}
+    )
+    kill_timeout_s: float = field(default=2.0, metadata={"why": "a killed one no longer than this"})
+    calm_s: float = field(default=3.0, metadata={"why": "a level is left after this long below it"})
+    regrow_first_s: float = field(
+        default=45.0, metadata={"why": "calm before the first worker comes back, doubled by each attempt that failed"}
+    )
+    regrow_next_s: float = field(default=30.0, metadata={"why": "before each next one"})
+    regrow_longest_s: float = field(default=720.0, metadata={"why": "longest wait after failed attempts"})
+    incident_memory_s: float = field(
+        default=600.0,
+        metadata={
+            "why": "the count at which memory ran short stays out of reach this long, doubled if growing back caused it"
+        },
+    )
+    floor_timeout_s: float = field(
+        default=60.0,
+        metadata={
+            "why": "with one worker left and no way out: say so and stop (Dask's pause without end: distributed #3761)"
+        },
+    )
+    floor_kills: int = field(default=3, metadata={"why": "kills of the last worker before that"})
+    settled_batches: int = field(default=2, metadata={"why": "batches after which a worker has shown what it costs"})
+    unknown_worker_bytes: int = field(
+        default=1 * GIB, metadata={"why": "a worker's peak where neither plan nor measurement knows it"}
+    )
+    typical_weight: float = field(
+        default=0.02, metadata={"why": "weight of one reading in what a worker typically holds"}
+    )
+    leak_samples: int = field(
+        default=3, metadata={"why": "a leak: the least of this many newest samples above the most of the first ones"}
+    )
+    leak_sample_s: float = field(default=0.5, metadata={"why": "time between those samples"})
+    leak_bytes: int = field(
+        default=300 * MIB, metadata={"why": "by at least this (joblib restarts its workers at 300 MB)"}
+    )
+    leak_batches: float = field(default=4.0, metadata={"why": "and by at least this many batches"})
+    recycle_pause_s: float = field(default=5.0, metadata={"why": "between two replacements of leaking workers"})
+    shm_used_fraction: float = field(
+        default=0.8, metadata={"why": "of /dev/shm, for loaders whose batches are there (not the elastic one)"}
+    )
+    burst_bytes_per_s: int = field(
+        default=1 * GIB,
+        metadata={"why": "between two readings, growth at this rate takes a quarter of the headroom at most"},
+    )
+    slowest_poll_s: float = field(default=1.0, metadata={"why": "slowest"})
+    fast_poll_s: float = field(default=0.1, metadata={"why": "during the first ramp and above NORMAL"})
+    fastest_poll_s: float = field(default=0.02, metadata={"why": "fastest"})
 
-    # Time to exhaustion = headroom / growth. A retiring worker needs seconds, a SIGKILL 0.05 s (measured).
-    caution_exhaustion_s: float = 60.0
-    shrink_exhaustion_s: float = 10.0
-    emergency_exhaustion_s: float = 1.5
-    # Growth far from any limit is a start-up or a model being loaded, not a leak.
-    exhaustion_near_fraction: float = 0.25
-    growth_short_s: float = 2.0
-    growth_long_s: float = 20.0
-    growth_span_s: float = 0.25
 
-    # PSI only confirms (measured: 0.00 until the kill without swap); 10 % and 5 % as a tenth of systemd-oomd's 60 %.
-    psi_some_percent: float = 10.0
-    psi_full_percent: float = 5.0
+def limits_table() -> str:
+    """Return the constants as GitHub Markdown (what ``docs/guard.md`` holds)."""
+    limits = GuardLimits()
+    rows = ["| Constant | Value | Meaning |", "| --- | --- | --- |"]
+    rows += [
+        f"| `{one.name}` | {_shown(one.name, getattr(limits, one.name))} | {one.metadata['why']} |"
+        for one in fields(limits)
+    ]
+    return "\n".join(rows) + "\n"
 
-    # A second sample before acting (earlyoom checks twice), unless less than this is left.
-    confirm_s: float = 0.05
-    unconfirmed_exhaustion_s: float = 0.15
-    # After an act: wait for the exit (earlyoom #121 killed two), then for the kernel's books, then a pause.
-    settle_s: float = 0.3
-    cooldown_s: float = 2.0
-    retire_timeout_s: float = 15.0
-    kill_timeout_s: float = 2.0
-    # A level is left only after this long below it.
-    calm_s: float = 3.0
 
-    # Coming back: the first worker within 60 s, then one every 30 s; each further incident doubles the wait.
-    regrow_first_s: float = 45.0
-    regrow_next_s: float = 30.0
-    regrow_longest_s: float = 720.0
-    incident_memory_s: float = 600.0
-
-    # With one worker left and the pressure unchanged: say so and stop (Dask's endless pause: distributed #3761).
-    floor_timeout_s: float = 60.0
-    floor_kills: int = 3
-
-    # Start-up: one worker a tick while room is ample, else the next one when those running have shown their cost.
-    settled_batches: int = 2
-    unknown_worker_bytes: int = 1 * GIB
-    # What a worker typically holds: an average over about this many readings (1 / weight).
-    typical_weight: float = 0.02
-
-    # A leak: the least of the last samples above the most of the first ones by this much (joblib restarts at 300 MB).
-    leak_samples: int = 3
-    leak_sample_s: float = 0.5
-    leak_bytes: int = 300 * MIB
-    leak_batches: float = 4.0
-    recycle_pause_s: float = 5.0
-
-    # /dev/shm: Docker's default is 64 MiB. Each worker may write one more batch at any moment.
-    shm_used_fraction: float = 0.8
-
-    # How often to look: often enough that a burst of this many bytes a second cannot use up a quarter of the headroom.
-    burst_bytes_per_s: int = 1 * GIB
-    slowest_poll_s: float = 1.0
-    fast_poll_s: float = 0.1
-    fastest_poll_s: float = 0.02
-    worker_poll_s: float = 0.5
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, Line):
+        peaks = "1 worker peak" if value.workers == 1 else f"{value.workers:g} worker peaks"
+        near = f"{peaks}, {format_size(value.floor_bytes)} or {value.floor_fraction:.0%} of the limit"
+        return f"{value.fraction:.0%} of the limit free; no more than the largest of {near}"
+    if name.endswith("_bytes"):
+        return format_size(value)
+    if name.endswith("_bytes_per_s"):
+        return f"{format_size(value)}/s"
+    if name.endswith("_fraction"):
+        return f"{value:.0%}"
+    return f"{value:g}" + (" s" if name.endswith("_s") else " %" if name.endswith("_percent") else "")

@@ -54,7 +54,7 @@ class Record:
         self._said: dict[ActKind, float] = {}
         self._acts: dict[str, int] = {}
         self._lost = 0
-        self._summed: Mapping[str, Any] = {}
+        self._summed: int | None = None
         self._first_s: float | None = None
         self._last_s = 0.0
 
@@ -140,11 +140,11 @@ class Record:
             self._journal.write("worker_lost", step or 0, **dataclasses.asdict(event))
 
     def summary(self, step: int | None) -> None:
-        """Write the totals of the run, unless nothing happened since they were last written."""
+        """Write the totals of the run, unless no batch was delivered since they were last written."""
         totals = self._totals()
-        if totals == self._summed:
+        if totals["delivered"] == self._summed:
             return
-        self._summed = totals
+        self._summed = totals["delivered"]
         self._journal.write("summary", step or 0, **totals)
 
     def _totals(self) -> Mapping[str, Any]:

@@ -80,6 +80,13 @@ def test_giving_up_names_the_way_out(tmp_path: Path) -> None:
     assert "change    memory 1.0 MiB left ...: lower the batch size" in text
 
 
+def test_a_ramp_that_stopped_short_is_named(tmp_path: Path) -> None:
+    note = {"event": "note", "text": "memory guard: 3 workers of 8, step 5: one more may need 0.9 GiB"}
+    text = report(write_journal(tmp_path, START, grow(2), grow(3), note, {"event": "summary", **TOTALS}))
+    assert "guard     3 workers of 8, step 5" in text
+    assert "change    none" in text
+
+
 def test_without_the_guard(tmp_path: Path) -> None:
     decided = {"event": "decision", "field": "dataloader_num_workers", "value": 2}
     text = report(write_journal(tmp_path, decided))
