@@ -19,6 +19,9 @@ PARSER_MODULE = "transformers.hf_argparser"
 failure: "BaseException | None" = None
 """What went wrong while arming, for ``lf-autoworkers doctor``; ``None`` if nothing did."""
 
+tell: "Callable[[str, BaseException], None] | None" = None
+"""Says to the user which module a call waited for in vain; set once ``auto`` is being resolved."""
+
 
 class _Waiting:
     """A finder for one module name that finds nothing itself: it has the real finders find it, and adds a call.
@@ -57,6 +60,8 @@ class _Waiting:
                 ready(module)
             except Exception as error:
                 _remember(error)
+                if tell is not None:
+                    tell(module.__name__, error)
 
         try:
             loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]

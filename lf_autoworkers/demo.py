@@ -46,15 +46,17 @@ def words(rng: random.Random, low: int, high: int) -> str:
 
 def build_tokenizer(folder: Path) -> Any:
     """Train a byte-level BPE tokenizer with Qwen's special tokens, save it to ``folder`` and return it."""
+    import transformers
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(7)
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
         [words(rng, 4, 30) for _ in range(300)], vocab_size=500, special_tokens=[*SPECIAL, *VISION], show_progress=False
     )
-    tokenizer = PreTrainedTokenizerFast(
+    # The processor of transformers 4 takes Qwen2's own class alone; 5 takes any.
+    four = transformers.__version__.startswith("4.")
+    tokenizer = getattr(transformers, "Qwen2TokenizerFast" if four else "PreTrainedTokenizerFast")(
         tokenizer_object=trained._tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

@@ -32,12 +32,14 @@ class Handle:
 
     Attributes:
         run: The worker count and everything that can be done with it; live from now on, before any loader exists.
+        works: Whether this PyTorch has what elastic loaders need; where it has not, its own are kept, one line said so.
     """
 
     def __init__(self, run: ElasticRun, resolved: int) -> None:
-        from lf_autoworkers.elastic import install
+        from lf_autoworkers.elastic.installation import install, missing_internals
 
         self.run = run
+        self.works = missing_internals() is None
         self._resolved = resolved
         self._collators: dict[int, weakref.ref[Any] | Callable[[], Any]] = {}
         self._installation = install(run, self._is_ours)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 MARK = "__lf_autoworkers__"
@@ -16,13 +17,18 @@ MARK = "__lf_autoworkers__"
 def install(parser_class: Any) -> None:
     """Make ``parser_class`` rewrite ``auto`` before it parses; harmless when called again.
 
-    Every parser that is not LLaMA-Factory's gets exactly what it was given.
+    Every parser that is not LLaMA-Factory's gets exactly what it was given. Where one method is missing the other is
+    replaced all the same.
     """
-    if hasattr(parser_class.parse_dict, MARK):
-        return
-    parse_dict = parser_class.parse_dict
-    parse_list = parser_class.parse_args_into_dataclasses
+    for name, with_auto in (("parse_dict", _dict_with_auto), ("parse_args_into_dataclasses", _list_with_auto)):
+        original = getattr(parser_class, name, None)
+        if original is not None and not hasattr(original, MARK):
+            replaced = with_auto(original)
+            setattr(replaced, MARK, True)
+            setattr(parser_class, name, replaced)
 
+
+def _dict_with_auto(parse_dict: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_dict)
     def parse_dict_with_auto(self: Any, args: Any, *rest: Any, **named: Any) -> Any:
         if isinstance(args, dict) and _has_llamafactory(self):
@@ -31,6 +37,10 @@ def install(parser_class: Any) -> None:
             args = rewrite(self, args)
         return parse_dict(self, args, *rest, **named)
 
+    return parse_dict_with_auto
+
+
+def _list_with_auto(parse_list: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_list)
     def parse_list_with_auto(self: Any, args: Any = None, *rest: Any, **named: Any) -> Any:
         if _has_llamafactory(self):
@@ -42,10 +52,7 @@ def install(parser_class: Any) -> None:
                 args = rewritten
         return parse_list(self, args, *rest, **named)
 
-    setattr(parse_dict_with_auto, MARK, True)
-    setattr(parse_list_with_auto, MARK, True)
-    parser_class.parse_dict = parse_dict_with_auto
-    parser_class.parse_args_into_dataclasses = parse_list_with_auto
+    return parse_list_with_auto
 
 
 def _has_llamafactory(parser: Any) -> bool:

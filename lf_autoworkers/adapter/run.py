@@ -13,14 +13,17 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lf_autoworkers import _activate
 from lf_autoworkers.adapter import mapping, streaming, trainer, trainer_hooks
 from lf_autoworkers.adapter.config import is_auto, whole_number
 from lf_autoworkers.adapter.dataloader import install_elastic, uninstall_elastic
 from lf_autoworkers.adapter.resolve import Resolution
+from lf_autoworkers.elastic.api import ElasticControl
 from lf_autoworkers.hardware import raise_nofile_limit
 from lf_autoworkers.plan.decision import LOADER_FIELD, PREPROCESSING_FIELD, V1_LOADER_FIELD
 from lf_autoworkers.plan.explain import explain_text, log_line
 from lf_autoworkers.settings import PREFIX, EnvironmentReading
+from lf_autoworkers.steering.sensor import Sensor
 
 _said: set[str] = set()
 
@@ -60,17 +63,26 @@ def begin(resolution: Resolution, named: Mapping[str, Any]) -> None:
 def _steer(resolution: Resolution, count: int, named: Mapping[str, Any]) -> None:
     """Make the Trainer's loaders elastic, unless told not to or a stream is read, and guard the run's memory."""
     sensor = trainer.make_sensor(resolution)
-    elastic = None
-    if resolution.request.elastic and not resolution.workload.streaming and count > 0:
-        limit = sensor.facts.limit
-        elastic = install_elastic(
+    wanted = resolution.request.elastic and not resolution.workload.streaming and count > 0
+    trainer.arm(resolution, named, sensor, _make_elastic(count, sensor) if wanted else None)
+
+
+def _make_elastic(count: int, sensor: Sensor) -> ElasticControl | None:
+    """Make the Trainer's loaders elastic and return the verbs; ``None`` where this PyTorch is not as we know it."""
+    limit = sensor.facts.limit
+    try:
+        handle = install_elastic(
             count,
             count,
             oom_kills=sensor.oom_kills,
             memory_limit_bytes=lambda: limit[0] if limit else None,
             logger=log(),
         )
-    trainer.arm(resolution, named, sensor, elastic.run if elastic is not None else None)
+    except Exception as error:
+        uninstall_elastic()
+        say_failure("making the loaders elastic", error, "PyTorch's own loader keeps the number")
+        return None
+    return handle.run if handle.works else None
 
 
 def end() -> None:
@@ -118,6 +130,13 @@ def say_ignored(reading: EnvironmentReading, named: Mapping[str, Any]) -> None:
         _warn_once(f"{error} It is ignored.")
     for sentence in reading.unknown:
         _warn_once(sentence)
+
+
+def _say_late_failure(module: str, error: BaseException) -> None:
+    _warn_once(f"auto: {module} is not as we know it ({type(error).__name__}: {error}); what needs it is left out.")
+
+
+_activate.tell = _say_late_failure
 
 
 def say_failure(doing: str, error: Exception, instead: str) -> None:

@@ -39,10 +39,10 @@ def _install(module: Any) -> None:
         return
 
     @functools.wraps(original)
-    def to_iterable_dataset(self: Any, num_shards: int | None = 1) -> Any:
+    def to_iterable_dataset(self: Any, num_shards: int | None = 1, *rest: Any, **named: Any) -> Any:
         if _workers is not None and num_shards == _workers:
             num_shards = shards(len(self), _workers, _readers)
-        return original(self, num_shards)
+        return original(self, num_shards, *rest, **named)
 
     to_iterable_dataset.__lf_autoworkers__ = True  # type: ignore[attr-defined]
     module.Dataset.to_iterable_dataset = to_iterable_dataset

@@ -31,7 +31,12 @@ def _install(module: Any) -> None:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         if _count is not None:
-            self.add_callback(_saver(module, _count))
+            try:
+                self.add_callback(_saver(module, _count))
+            except Exception as error:
+                from lf_autoworkers.adapter.run import say_failure
+
+                say_failure("storing the count with checkpoints", error, "a resume decides anew")
 
     init.__lf_autoworkers__ = True  # type: ignore[attr-defined]
     module.Trainer.__init__ = init

@@ -26,16 +26,42 @@ class Seam:
     needed_for: str
 
 
+_ELASTIC = "elastic loader"
+_GUARD = "memory guard at the trainer's steps"
+
 SEAMS = (
     Seam("transformers.hf_argparser", "HfArgumentParser.parse_dict", "auto in YAML, JSON and dicts"),
     Seam("transformers.hf_argparser", "HfArgumentParser.parse_args_into_dataclasses", "auto on the command line"),
-    Seam("transformers.trainer", "Trainer.add_callback", "counts stored with checkpoints, the memory guard"),
-    Seam("llamafactory.hparams.data_args", "DataArguments.preprocessing_num_workers", "a stable dataset fingerprint"),
-    Seam("datasets.utils._dill", "pklregister", "a stable dataset fingerprint"),
-    Seam("datasets.arrow_dataset", "Dataset.to_iterable_dataset", "a shard for every streaming worker"),
-    Seam("torch.utils.data", "DataLoader._get_iterator", "the elastic loader"),
-    Seam("accelerate.data_loader", "DataLoaderShard", "the elastic loader under accelerate"),
+    Seam("transformers.trainer", "DEFAULT_CALLBACKS", _GUARD),
+    Seam("transformers.trainer", "TrainerCallback", _GUARD),
+    Seam("transformers.trainer", "Trainer.add_callback", "count stored with checkpoints"),
+    Seam("transformers.trainer", "Trainer.get_train_dataloader", _ELASTIC),
+    Seam("transformers.trainer", "Trainer.get_eval_dataloader", _ELASTIC),
+    Seam("transformers.trainer", "Trainer.get_test_dataloader", _ELASTIC),
+    Seam("llamafactory.hparams.data_args", "DataArguments.preprocessing_num_workers", "stable dataset fingerprint"),
+    Seam("datasets.utils._dill", "pklregister", "stable dataset fingerprint"),
+    Seam("datasets.utils._dill", "Pickler.dispatch", "stable dataset fingerprint"),
+    Seam("datasets.arrow_dataset", "Dataset.to_iterable_dataset", "shard for every streaming worker"),
+    Seam("accelerate.data_loader", "DataLoaderShard", _ELASTIC),
+    *(
+        Seam(module, f"{owner}.{name}".lstrip("."), _ELASTIC)
+        for module, owner, names in (
+            ("torch.utils.data", "DataLoader", "_get_iterator _auto_collation _index_sampler"),
+            ("torch.utils.data", "", "MapDataPipe"),
+            ("torch.utils.data", "_DatasetKind", "Map create_fetcher"),
+            ("torch.utils.data.dataloader", "_BaseDataLoaderIter", "_reset _next_index _next_data __next__"),
+            ("torch.utils.data._utils", "worker", "WorkerInfo _worker_info _generate_state"),
+            ("torch.utils.data._utils", "pin_memory", "pin_memory"),
+            ("torch.utils.data._utils", "signal_handling", "_set_worker_signal_handlers"),
+            ("torch", "", "accelerator default_generator"),
+            ("torch.multiprocessing", "", "_set_thread_name"),
+        )
+        for name in names.split()
+    ),
 )
+"""What is missing costs what `Seam.needed_for` says, and one line in the log; the rest of the run is as ever. Without
+the parser's methods LLaMA-Factory reads no config itself. The rows of torch are those that `elastic.installation`
+checks before it takes over a loader."""
 
 RUN_WITH: dict[str, tuple[str, str]] = {
     "llamafactory": ("0.9.3", "0.9.5"),

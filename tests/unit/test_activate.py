@@ -57,3 +57,19 @@ def test_a_failure_while_arming_never_reaches_import_torch() -> None:
 def test_the_source_of_the_parser_is_still_found() -> None:
     code = "import torch, inspect\nfrom transformers import HfArgumentParser as P\nprint(inspect.getsource(P)[:22])"
     assert python(code) == "class HfArgumentParser"
+
+
+def test_a_module_that_is_not_as_known_costs_one_line_once_auto_is_resolved() -> None:
+    code = (
+        "import sys\n"
+        "sys.stderr = sys.stdout\n"
+        "from lf_autoworkers import _activate\n"
+        "import lf_autoworkers.adapter.run\n"
+        "_activate.when_imported('wave', lambda module: module.no_such_name)\n"
+        "import wave\n"
+        "print(type(_activate.failure).__name__, wave.Wave_read.__name__)"
+    )
+    line, last = python(code).splitlines()
+    assert line.startswith("lf-autoworkers: auto: wave is not as we know it (AttributeError: ")
+    assert line.endswith("what needs it is left out.")
+    assert last == "AttributeError Wave_read"
