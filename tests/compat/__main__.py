@@ -49,9 +49,7 @@ class Result:
         return "\n".join(lines)
 
 
-def run(
-    release: Release, folder: Path, python: str, checkout: Path | None = None, only: Sequence[str] = ()
-) -> Result:
+def run(release: Release, folder: Path, python: str, checkout: Path | None = None, only: Sequence[str] = ()) -> Result:
     """Build the environment of ``release`` in ``folder``, run its checks (or ``only`` those) and say how each went."""
     result = Result(release.name)
     begun = time.monotonic()
