@@ -54,6 +54,20 @@ def v1(arguments: Any) -> int:
     return int(get_args(arguments)[2].batching_workers)
 
 
+def several_runs(auto: dict[str, Any], plain: dict[str, Any]) -> list[list[bool]]:
+    """Return, after each of several runs in this process, what is armed: anything, a stream's shards, the fingerprint."""
+    from lf_autoworkers.adapter import mapping, run, streaming
+
+    numbers = {**plain, "dataloader_num_workers": 2, "preprocessing_num_workers": 2}
+    states = []
+    for arguments in (auto, {**auto, "streaming": True, "max_steps": 2}, auto, numbers, auto):
+        get_train_args(arguments)
+        states.append([run.is_armed(), streaming._workers is not None, mapping._fingerprint])
+    get_infer_args({"model_name_or_path": "x", "template": "qwen", "preprocessing_num_workers": "auto"})
+    states.append([run.is_armed(), streaming._workers is not None, mapping._fingerprint])
+    return states
+
+
 def main(base_file: str) -> dict[str, Any]:
     """Run every case on the config in ``base_file``."""
     base: dict[str, Any] = json.loads(Path(base_file).read_text())
@@ -100,6 +114,8 @@ def main(base_file: str) -> dict[str, Any]:
     get_train_args(mine)
     found["caller's dict unchanged"] = mine == before
     get_train_args({**plain, **both})  # the same arguments again: decided and logged once
+
+    found["one process, several runs"] = several_runs({**plain, **both}, plain)
 
     other = HfArgumentParser(TrainingArguments)
     given = {"output_dir": "x", "dataloader_num_workers": "auto"}

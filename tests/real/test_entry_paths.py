@@ -89,6 +89,11 @@ def test_nothing_of_the_callers_is_changed(parsed: tuple[dict[str, Any], Outcome
     assert parsed[0]["another parser's auto"] == "auto"
 
 
+def test_each_run_of_a_process_arms_what_it_asked_for(parsed: tuple[dict[str, Any], Outcome]) -> None:
+    text, stream, nothing = [True, False, True], [True, True, False], [False, False, False]
+    assert parsed[0]["one process, several runs"] == [text, stream, text, nothing, text, text]
+
+
 def test_the_environment_forces_each_number(lab: Lab) -> None:
     found, outcome = parse_all(
         lab, LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="7", LF_AUTOWORKERS_PREPROCESSING_NUM_WORKERS="3"

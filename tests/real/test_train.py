@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +59,39 @@ def test_a_resumed_stream_keeps_the_count_its_order_depends_on(lab: Lab) -> None
     (line,) = resumed.lines("dataloader_num_workers")
     assert line.startswith("dataloader_num_workers: auto -> 3 per rank <- checkpoint: ")
     assert resumed.most_workers and set(resumed.most_workers.values()) == {3}
+
+
+RANKS = """
+import json, os, sys
+from llamafactory.hparams import get_train_args
+parsed = get_train_args(json.load(open(sys.argv[1])))
+counts = [parsed[2].dataloader_num_workers, parsed[1].preprocessing_num_workers]
+open(sys.argv[2] + os.environ["RANK"], "w").write(json.dumps(counts))
+"""
+
+
+def test_every_rank_is_given_the_same_numbers(lab: Lab) -> None:
+    (lab.scratch / "ranks.py").write_text(RANKS)
+    (lab.scratch / "values.json").write_text(json.dumps(lab.values("image", per_device_train_batch_size=8)))
+    told = lab.scratch / "rank"
+    command = ["torchrun", "--nproc-per-node", "2", "--master-port", "29613", lab.scratch / "ranks.py"]
+    outcome = lab.run([*command, lab.scratch / "values.json", told], 240, LF_AUTOWORKERS_CPUS="8")
+    assert outcome.code == 0, outcome.text[-3000:]
+    first, second = (json.loads(Path(f"{told}{rank}").read_text()) for rank in (0, 1))
+    assert first == second
+    assert len(outcome.lines("dataloader_num_workers")) == 1
+
+
+def test_export_takes_a_config_that_says_auto(lab: Lab) -> None:
+    config = lab.scratch / "export.yaml"
+    model = lab.folder / "text-model"
+    config.write_text(
+        f"model_name_or_path: {model}\ntemplate: qwen\nexport_dir: {lab.scratch / 'out'}\nexport_device: cpu\n"
+        "preprocessing_num_workers: auto\n"
+    )
+    outcome = lab.run(["llamafactory-cli", "export", config])
+    assert outcome.code == 0, outcome.text[-3000:]
+    assert list((lab.scratch / "out").glob("*.safetensors"))
 
 
 def test_two_ranks_under_torchrun_share_the_node_and_agree(lab: Lab) -> None:
