@@ -55,7 +55,7 @@ def v1(arguments: Any) -> int:
 
 
 def several_runs(auto: dict[str, Any], plain: dict[str, Any]) -> list[list[bool]]:
-    """Return, after each of several runs in this process, what is armed: anything, a stream's shards, the fingerprint."""
+    """Return, after each of several runs in one process, what is armed: anything, shards, the fingerprint."""
     from lf_autoworkers.adapter import mapping, run, streaming
 
     numbers = {**plain, "dataloader_num_workers": 2, "preprocessing_num_workers": 2}

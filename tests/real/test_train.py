@@ -74,7 +74,14 @@ def test_every_rank_is_given_the_same_numbers(lab: Lab) -> None:
     (lab.scratch / "ranks.py").write_text(RANKS)
     (lab.scratch / "values.json").write_text(json.dumps(lab.values("image", per_device_train_batch_size=8)))
     told = lab.scratch / "rank"
-    command = ["torchrun", "--nproc-per-node", "2", "--master-port", "29613", lab.scratch / "ranks.py"]
+    command: list[str | Path] = [
+        "torchrun",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29613",
+        lab.scratch / "ranks.py",
+    ]
     outcome = lab.run([*command, lab.scratch / "values.json", told], 240, LF_AUTOWORKERS_CPUS="8")
     assert outcome.code == 0, outcome.text[-3000:]
     first, second = (json.loads(Path(f"{told}{rank}").read_text()) for rank in (0, 1))
