@@ -4,7 +4,7 @@ Covers one medium, one row, one batch; pure arithmetic. What is in the rows is f
 batch is told by `batches`.
 
 The constants of memory and time were fitted by ``benchmarks/bench_batch_bytes.py`` against real workers (LLaMA-Factory
-0.9.5, transformers 5.6.0, torch 2.11.0, one thread); its table stands in ``benchmarks/README.md``.
+0.9.5, transformers 5.6.0, torch 2.11.0, one thread); its table stands in ``benchmarks/batch_bytes.md``.
 """
 
 from __future__ import annotations
