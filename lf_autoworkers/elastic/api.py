@@ -30,7 +30,8 @@ class WorkerSnapshot:
 
     ``worker_id`` is what ``torch.utils.data.get_worker_info().id`` says inside; a replacement takes the free id.
     ``held_batches`` is 0 to 2; ``busy`` means at least one. ``uss_bytes`` is memory private to the process, as the
-    worker itself last read it from ``/proc/self/smaps_rollup`` (at most every 2 s, after a batch); None before that.
+    worker itself last read it from ``/proc/self/smaps_rollup`` (after a batch, at most every 2 s and for 0.5 % of its
+    time); None before that.
     ``uss_age_s`` is how long ago that was, in seconds.
     """
 

@@ -20,9 +20,10 @@ from torch._utils import ExceptionWrapper
 
 from lf_autoworkers.elastic import messages as m
 from lf_autoworkers.elastic import seeding, wire
-from lf_autoworkers.elastic.api import LoaderEvent, WorkerHung, WorkerLost, WorkerPhase, WorkerRetired, WorkerSnapshot
+from lf_autoworkers.elastic.api import LoaderEvent, WorkerPhase, WorkerSnapshot
 from lf_autoworkers.elastic.collector import Collector, Stored
 from lf_autoworkers.elastic.process import WorkerProcess, fork_gate, no_interrupt, start_worker
+from lf_autoworkers.elastic.reports import Report, event_of
 from lf_autoworkers.elastic.run import ElasticRun
 from lf_autoworkers.elastic.state import LoaderState
 from lf_autoworkers.elastic.telling import indices_text, never_ready, why_given_up
@@ -156,35 +157,13 @@ class Pool:
         indices = indices_text(self.indices[index].raw)
         return why_given_up(index, indices, verdict, self.run.largest_batch_bytes(), limit_bytes)
 
-    def _report(self, report: m.ReportLoss | m.ReportRetired | m.ReportHang | m.ReportFrozen) -> None:
+    def _report(self, report: Report) -> None:
         if isinstance(report, m.ReportFrozen):
             self.note(never_ready(report.never_said_hello))
             return
-        process = self.processes[report.serial]
-        match report:
-            case m.ReportRetired():
-                self.say(WorkerRetired(process.pid, process.worker_id))
-            case m.ReportHang(_, index, killed):
-                indices = "of an earlier epoch" if index is None else indices_text(self.indices[index].raw)
-                elapsed_s = time.monotonic() - (process.busy_since or time.monotonic())
-                self.say(WorkerHung(process.pid, process.worker_id, indices, elapsed_s, killed))
-            case m.ReportLoss(_, redone):
-                death = process.death
-                self.say(
-                    WorkerLost(
-                        pid=process.pid,
-                        worker_id=process.worker_id,
-                        signal=death.signal if death else None,
-                        exit_code=death.exit_code if death else None,
-                        by_us=process.by_us,
-                        oom_killed=death.oom_killed if death else None,
-                        oom_kills_before=death.oom_kills_before if death else None,
-                        oom_kills_after=death.oom_kills_after if death else None,
-                        redone_batches=redone,
-                        live_workers=len(self.processes) - 1,
-                        uss_bytes=process.uss_bytes,
-                    )
-                )
+        index = report.index if isinstance(report, m.ReportHang) else None
+        indices = "of an earlier epoch" if index is None else indices_text(self.indices[index].raw)
+        self.say(event_of(report, self.processes[report.serial], indices, live_workers=len(self.processes) - 1))
 
     # Without the lock.
 

@@ -12,13 +12,11 @@ What always holds (tests check it after every event):
 
 from __future__ import annotations
 
-import enum
 import heapq
-from collections import deque
-from dataclasses import dataclass, field
 
 from lf_autoworkers.elastic import messages as m
 from lf_autoworkers.elastic.api import WorkerPhase
+from lf_autoworkers.elastic.ledger import Entry, Place, Worker
 
 #: A batch is poisonous when this many workers died on it (and too big when the only worker was OOM-killed as often).
 DEATHS_PER_BATCH = 3
@@ -29,32 +27,6 @@ DEATHS_BEFORE_HELLO = 3
 #: Below this, a worker is given its next batch before it has finished the one in hand, or it would idle while the
 #: result travels and the next task comes. Above, that time does not show; binding late costs nothing, a death less.
 SHORT_BATCH_S = 0.02
-
-
-class _Place(enum.Enum):
-    TODO = "to do"
-    HELD = "held"
-    READY = "ready"
-
-
-@dataclass(slots=True)
-class _Entry:
-    place: _Place = _Place.TODO
-    crashes: int = 0
-    oom_kills: int = 0
-    oom_kills_alone: int = 0
-    hangs: int = 0
-    unsent: int = 0
-    in_process: bool = False
-
-
-@dataclass(slots=True)
-class _Worker:
-    serial: int
-    worker_id: int
-    phase: WorkerPhase = WorkerPhase.STARTING
-    told_to_stop: bool = False
-    held: deque[tuple[int, int]] = field(default_factory=deque)
 
 
 class LoaderState:
@@ -70,8 +42,8 @@ class LoaderState:
         self.target = target
         self.factor = factor
         self.feeding = True
-        self.workers: dict[int, _Worker] = {}
-        self.entries: dict[int, _Entry] = {}
+        self.workers: dict[int, Worker] = {}
+        self.entries: dict[int, Entry] = {}
         self.next_pull = 0
         self.next_deliver = 0
         self.exhausted = False
@@ -90,7 +62,7 @@ class LoaderState:
     @property
     def ready(self) -> int:
         """Batches that wait to be delivered."""
-        return sum(entry.place is _Place.READY for entry in self.entries.values())
+        return sum(entry.place is Place.READY for entry in self.entries.values())
 
     def wanted(self) -> int:
         """Return how many index batches to pull from the sampler now."""
@@ -113,7 +85,7 @@ class LoaderState:
         out: list[m.Instruction] = []
         match event:
             case m.Pulled(in_process):
-                self.entries[self.next_pull] = _Entry(in_process=in_process)
+                self.entries[self.next_pull] = Entry(in_process=in_process)
                 heapq.heappush(self._todo, self.next_pull)
                 self.next_pull += 1
             case m.Exhausted():
@@ -167,7 +139,7 @@ class LoaderState:
         self._never_said_hello = 0
         self._init_failed = False
 
-    def _alive(self) -> list[_Worker]:
+    def _alive(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.phase is not WorkerPhase.RETIRING]
 
     def _start(self, out: list[m.Instruction]) -> None:
@@ -181,13 +153,13 @@ class LoaderState:
         for _ in range(self.target - len(self.workers)):
             worker_id = next(number for number in range(len(taken) + 1) if number not in taken)
             taken.add(worker_id)
-            worker = _Worker(self._next_serial, worker_id)
+            worker = Worker(self._next_serial, worker_id)
             self.workers[worker.serial] = worker
             self._next_serial += 1
             out.append(m.StartWorker(worker.serial, worker_id))
 
     def _open_todo(self) -> bool:
-        return any(entry.place is _Place.TODO and not entry.in_process for entry in self.entries.values())
+        return any(entry.place is Place.TODO and not entry.in_process for entry in self.entries.values())
 
     def _answer(self, out: list[m.Instruction]) -> None:
         """Answer the consumer if its batch can be had now; no answer means that it has to wait."""
@@ -197,12 +169,12 @@ class LoaderState:
             if self.exhausted:
                 out.append(m.Finish())
             return
-        if entry.place is _Place.READY:
+        if entry.place is Place.READY:
             out.append(m.Deliver(index))
         elif self._init_failed:
             self._init_failed = False
             out.append(m.RaiseInitError(index))
-        elif entry.place is _Place.TODO and (entry.in_process or not self._may_hope()):
+        elif entry.place is Place.TODO and (entry.in_process or not self._may_hope()):
             out.append(m.LoadInProcess(index))
         else:
             return
@@ -228,7 +200,7 @@ class LoaderState:
                 if index is None:
                     return
                 entry = self.entries[index]
-                entry.place = _Place.HELD
+                entry.place = Place.HELD
                 worker.held.append((self.generation, index))
                 out.append(m.Dispatch(worker.serial, index, entry.unsent > 0))
                 if alone:
@@ -239,7 +211,7 @@ class LoaderState:
         while self._todo:
             index = self._todo[0]
             entry = self.entries.get(index)
-            stale = entry is None or entry.place is not _Place.TODO or entry.in_process
+            stale = entry is None or entry.place is not Place.TODO or entry.in_process
             if not stale and not self.feeding and not (wanted_now and index == self.next_deliver):
                 return None
             heapq.heappop(self._todo)
@@ -248,7 +220,7 @@ class LoaderState:
         return None
 
     def _put_back(self, index: int) -> None:
-        self.entries[index].place = _Place.TODO
+        self.entries[index].place = Place.TODO
         heapq.heappush(self._todo, index)
 
     def _arrived(self, event: m.Arrived, out: list[m.Instruction]) -> None:
@@ -257,9 +229,9 @@ class LoaderState:
         mean = self._mean_wall_s
         self._mean_wall_s = event.wall_s if mean is None else 0.9 * mean + 0.1 * event.wall_s
         entry = self.entries.get(event.index) if event.generation == self.generation else None
-        if entry is not None and entry.place is _Place.HELD:
+        if entry is not None and entry.place is Place.HELD:
             if event.outcome is m.Outcome.SENT:
-                entry.place = _Place.READY
+                entry.place = Place.READY
                 out.append(m.Store(event.index))
             else:
                 entry.unsent += 1
@@ -296,7 +268,7 @@ class LoaderState:
             entry.oom_kills += 1
             entry.oom_kills_alone += made_alone or not self.workers
         if entry.crashes >= DEATHS_PER_BATCH or entry.oom_kills_alone >= DEATHS_PER_BATCH:
-            entry.place = _Place.READY
+            entry.place = Place.READY
             poison = entry.crashes >= DEATHS_PER_BATCH
             out.append(m.GiveUp(index, m.Verdict.POISON if poison else m.Verdict.TOO_BIG))
 
@@ -334,11 +306,11 @@ class LoaderState:
         for worker in alive[: max(0, len(alive) - self.target)]:
             self._retire(worker, out)
 
-    def _retire(self, worker: _Worker, out: list[m.Instruction]) -> None:
+    def _retire(self, worker: Worker, out: list[m.Instruction]) -> None:
         worker.phase = WorkerPhase.RETIRING
         self._stop_if_done(worker, out)
 
-    def _stop_if_done(self, worker: _Worker, out: list[m.Instruction]) -> None:
+    def _stop_if_done(self, worker: Worker, out: list[m.Instruction]) -> None:
         if worker.phase is WorkerPhase.RETIRING and not worker.held and not worker.told_to_stop:
             worker.told_to_stop = True
             out.append(m.StopWorker(worker.serial))

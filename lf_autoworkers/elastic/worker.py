@@ -32,8 +32,9 @@ from lf_autoworkers.elastic.payload import SendError, encode
 OOM_SCORE_STEP = 500
 #: How often an idle worker looks whether its parent is still there, seconds.
 PARENT_CHECK_S = 2.0
-#: Least time between two readings of the worker's private memory (smaps_rollup walks the page tables), seconds.
-USS_EVERY_S = 2.0
+#: Least time between two readings of the worker's private memory, seconds, and the share of the worker's time they may
+#: take: smaps_rollup walks every page that a forked worker shares with its trainer, which for a large one takes long.
+USS_EVERY_S, USS_SHARE = 2.0, 0.005
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _serve(spec: WorkerSpec, sock: socket.socket) -> None:
         _send_init_error(spec, sock)
         return
     parent_pid = os.getppid() if spec.parent_pid is None else spec.parent_pid
-    uss_read_at = time.monotonic()
+    uss_due_at = time.monotonic() + USS_EVERY_S
     wire.send_result(sock, wire.HELLO, None, b"")
     while _wait_for_task(sock, parent_pid):
         task = wire.receive_task(sock)
@@ -94,9 +95,11 @@ def _serve(spec: WorkerSpec, sock: socket.socket) -> None:
         except Exception:
             value = ExceptionWrapper(where=f"in DataLoader worker process {spec.worker_id}")  # type: ignore[no-untyped-call]
         cpu_s, wall_s = time.process_time() - cpu_before, time.perf_counter() - wall_before
-        uss_bytes = None
-        if time.monotonic() - uss_read_at >= USS_EVERY_S:
-            uss_bytes, uss_read_at = read_uss_bytes(), time.monotonic()
+        uss_bytes, begun = None, time.monotonic()
+        if begun >= uss_due_at:
+            uss_bytes = read_uss_bytes()
+            read = time.monotonic()
+            uss_due_at = read + max(USS_EVERY_S, (read - begun) / USS_SHARE)
         _send(sock, task, value, (cpu_s, wall_s, uss_bytes))
         del value  # not kept in memory while waiting for the next task
 

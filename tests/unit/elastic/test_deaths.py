@@ -42,7 +42,7 @@ class Spy:
         return [event for event in self.events if isinstance(event, WorkerLost)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS])
 def test_a_killed_worker_costs_one_line_and_no_batch(number: signal.Signals, warnings: list[str]) -> None:
     loader = DataLoader(Numbers(60, lambda row: time.sleep(0.002)), batch_size=1)
     spy = Spy()
@@ -320,6 +320,7 @@ def test_the_workers_volunteer_for_the_oom_killer_and_tell_their_private_memory(
     from lf_autoworkers.elastic import worker
 
     monkeypatch.setattr(worker, "USS_EVERY_S", 0.0)
+    monkeypatch.setattr(worker, "USS_SHARE", 1.0)
     loader = DataLoader(Numbers(20), batch_size=1)
     own = int(Path("/proc/self/oom_score_adj").read_text())
     with elastic(loader, 1) as run:
