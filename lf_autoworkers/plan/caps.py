@@ -96,8 +96,8 @@ def _demand(workload: Workload) -> Cap:
 
 def bytes_in_flight(workload: Workload, prefetch: int) -> int:
     """Return the bytes of finished batches one worker can have waiting, train and eval loaders together."""
-    loaders = 2 if workload.evaluates else 1
-    return (prefetch + 1) * workload.batch_bytes * loaders
+    evaluation = (workload.eval_batch_bytes or workload.batch_bytes) if workload.evaluates else 0
+    return (prefetch + 1) * (workload.batch_bytes + evaluation)
 
 
 def _shm(hardware: Hardware, workload: Workload, request: Request, ranks: int, prefetch: int) -> Cap | None:
