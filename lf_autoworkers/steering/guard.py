@@ -217,7 +217,8 @@ class Guard:
         victim = self.costs.largest(reading, view.live)
         grown = 0 if victim is None else self.costs.leak_bytes(victim)
         rests = reading.at_s - self._recycled_s < self.limits.cooldown_s or not view.elastic
-        if victim is not None and danger.kind == "memory" and grown > (view.batch_bytes or 0) and not rests:
+        leaks = grown > max(self.limits.pressed_leak_bytes, view.batch_bytes or 0)
+        if victim is not None and danger.kind == "memory" and leaks and not rests:
             return Act(ActKind.RECYCLE, view.target, view.prefetch, victim, grown)
         if view.prefetch > 1 and danger.exhaustion_s > self.limits.shrink_exhaustion_s:
             return Act(ActKind.THROTTLE, view.target, 1)

@@ -148,6 +148,9 @@ class GuardLimits:
         default=300 * MIB, metadata={"why": "by at least this (joblib restarts its workers at 300 MB)"}
     )
     leak_batches: float = field(default=4.0, metadata={"why": "and by at least this many batches"})
+    pressed_leak_bytes: int = field(
+        default=64 * MIB, metadata={"why": "under pressure this much is a leak: its worker is replaced, not shed"}
+    )
     recycle_pause_s: float = field(default=5.0, metadata={"why": "between two replacements of leaking workers"})
     shm_used_fraction: float = field(
         default=0.8, metadata={"why": "of /dev/shm, for loaders whose batches are there (not the elastic one)"}

@@ -45,6 +45,7 @@ class Box:
         self._limit = limit_bytes
         self.peak_bytes = 0
         self.samples: list[tuple[float, int]] = []
+        self._seen_pids: set[int] = set()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -69,6 +70,13 @@ class Box:
         self._stop.set()
         if self._watcher is not None:
             self._watcher.join()
+        self._end()
+        # What PyTorch's own workers leave in /dev/shm when they are killed.
+        for pid in self._seen_pids:
+            for left in Path("/dev/shm").glob(f"torch_{pid}_*"):
+                left.unlink(missing_ok=True)
+
+    def _end(self) -> None:
         for path in dict.fromkeys((self._own, self._top)):
             deadline = time.monotonic() + 10
             while path.exists():
@@ -136,6 +144,7 @@ class Box:
             begun = time.monotonic()
             while not self._stop.wait(SAMPLE_S):
                 used = self.used_bytes()
+                self._seen_pids.update(_pids(self._own))
                 self.samples.append((time.monotonic() - begun, used))
                 self.peak_bytes = max(self.peak_bytes, used)
 

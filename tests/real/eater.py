@@ -1,26 +1,33 @@
 """A neighbour in the box: eats memory or fills the page cache, as told on standard input.
 
-``eat BYTES`` holds that much, ``free`` lets go, ``cache FILE BYTES`` writes a file and reads it twice (its pages end up
-in both LRU lists); each is answered with ``done``.
+``eat BYTES RATE`` holds that much, taken at RATE bytes a second, ``free`` lets go, ``cache FILE BYTES`` writes a file
+and reads it twice (its pages end up in both LRU lists); each is answered with ``done``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 
 
 def main() -> None:
     """Obey until standard input ends."""
-    held = bytearray()
+    blocks: list[bytearray] = []
     page = os.sysconf("SC_PAGE_SIZE")
     for line in sys.stdin:
         command, *words = line.split()
         if command == "eat":
-            held = bytearray(int(words[0]))
-            held[::page] = b"\1" * len(held[::page])
+            wanted, step = int(words[0]), int(words[1]) // 10
+            blocks = []
+            while wanted > 0:
+                block = bytearray(min(step, wanted))
+                block[::page] = b"\1" * len(block[::page])
+                blocks.append(block)
+                wanted -= len(block)
+                time.sleep(0.1)
         elif command == "free":
-            held = bytearray()
+            blocks = []
         elif command == "cache":
             chunk = b"\0" * (1 << 20)
             with open(words[0], "w+b") as file:  # noqa: PTH123
@@ -32,7 +39,7 @@ def main() -> None:
                     file.seek(0)
                     while file.read(1 << 20):
                         pass
-        print("done", len(held), flush=True)
+        print("done", len(blocks), flush=True)
 
 
 if __name__ == "__main__":
