@@ -19,6 +19,7 @@ from typing import Any
 import datasets.utils._dill
 import llamafactory.hparams.data_args
 import torch.utils.data.dataloader
+import torchdata.stateful_dataloader  # noqa: F401  (the host imports it late, and needs what is taken away below)
 import transformers.trainer
 from llamafactory.train.tuner import run_exp
 
