@@ -90,7 +90,7 @@ def test_nothing_of_the_callers_is_changed(parsed: tuple[dict[str, Any], Outcome
 
 
 def test_each_run_of_a_process_arms_what_it_asked_for(parsed: tuple[dict[str, Any], Outcome]) -> None:
-    text, stream, nothing = [True, False, True], [True, True, False], [False, False, False]
+    text, stream, nothing = [True, False, True], [True, True, True], [False, False, False]
     assert parsed[0]["one process, several runs"] == [text, stream, text, nothing, text, text]
 
 

@@ -13,6 +13,7 @@ from .boxes import unavailable
 
 REASON = unavailable()
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.real,
     pytest.mark.cgroup,
     pytest.mark.skipif(REASON is not None, reason=REASON or ""),

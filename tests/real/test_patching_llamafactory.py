@@ -17,7 +17,7 @@ from lf_autoworkers.demo import write_config
 from tests.lab import Lab
 from tests.unit.patching import trees
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.long, pytest.mark.real]
 
 PROBE = Path(__file__).with_name("patching_probe.py")
 #: TORCH_DEVICE_BACKEND_AUTOLOAD: keeps the plugin's own hook out, so that what is seen is the patches' doing.
