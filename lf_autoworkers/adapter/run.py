@@ -33,8 +33,16 @@ _begun = False
 
 
 def log() -> logging.Logger:
-    """Return the logger whose lines reach the user: LLaMA-Factory shows INFO for its own name only."""
-    return logging.getLogger("llamafactory.autoworkers")
+    """Return the logger whose lines reach the user: LLaMA-Factory shows INFO for its own names only.
+
+    v1 has a logger of its own, which is set up when something asks for it.
+    """
+    logger = logging.getLogger("llamafactory.autoworkers")
+    v1 = sys.modules.get("llamafactory.v1.utils.logging")
+    if logger.hasHandlers() or v1 is None:
+        return logger
+    named: logging.Logger = v1.get_logger("llamafactory.v1.autoworkers")
+    return named
 
 
 def is_main_rank() -> bool:
