@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import hypothesis
@@ -41,6 +42,12 @@ def _pipes() -> int:
         except OSError:
             continue
     return count
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _resource_tracker() -> None:
+    """Start Python's own helper process, which the first spawn would start and which stays for the session."""
+    resource_tracker.ensure_running()
 
 
 @pytest.fixture(autouse=True)
