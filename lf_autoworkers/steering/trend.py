@@ -46,7 +46,9 @@ class Growth:
         if points is None or len(points) < 2:
             return 0.0
         (before_s, before_bytes), (last_s, last_bytes) = points[-2], points[-1]
-        just_now = (last_bytes - before_bytes) / (last_s - before_s) if last_s > before_s else 0.0
+        if not 0 < last_s - before_s <= self._limits.growth_span_s:
+            return 0.0  # too long ago to tell a jump from a slope
+        just_now = (last_bytes - before_bytes) / (last_s - before_s)
         return max(0.0, min(just_now, self._slope(source, self._limits.growth_span_s)))
 
     def steady(self, source: str) -> float:

@@ -153,7 +153,7 @@ def test_a_granted_limit_counts_trainer_and_workers_only(tmp_path: Path) -> None
     write(tmp_path, process(20, anonymous=GIB))
     watching = sensor(tmp_path, memory_limit_bytes=8 * GIB, ranks=2)
     watching.read(0.0, {20: 4})
-    write(tmp_path, process(20, anonymous=GIB + 100 * MIB))
+    write(tmp_path, process(20, anonymous=GIB + 100 * MIB, private=100 * MIB))
     reading = watching.read(1.0, {20: 4})
     assert reading.levels[-1] == MemoryLevel(4 * GIB, GIB + 100 * MIB, "LF_AUTOWORKERS_MEMORY_LIMIT")
 
@@ -164,7 +164,7 @@ def test_a_worker_costs_what_it_has_grown_by_since_it_was_forked(tmp_path: Path)
     watching = sensor(tmp_path)
     assert watching.read(0.0, {20: 0}).workers[0].private_bytes == 0
     # It holds 200 MiB of its own now, and has held 512 MiB in between.
-    write(tmp_path, process(20, anonymous=GIB + 200 * MIB, high_water=GIB + 512 * MIB))
+    write(tmp_path, process(20, anonymous=GIB + 200 * MIB, private=200 * MIB, high_water=GIB + 512 * MIB))
     (worker,) = watching.read(0.5, {20: 4}).workers
     assert (worker.private_bytes, worker.peak_bytes, worker.batches) == (200 * MIB, 512 * MIB, 4)
 
