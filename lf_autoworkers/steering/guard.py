@@ -146,8 +146,7 @@ class Guard:
         """Move the level: up at once or after a second look, down only after a calm while."""
         raw = danger.level
         if raw >= PressureLevel.SHRINK:
-            beyond = danger.headroom_bytes < danger.line_bytes and raw is PressureLevel.EMERGENCY
-            urgent = beyond and danger.exhaustion_s < self.limits.unconfirmed_exhaustion_s
+            urgent = danger.exhaustion_s < self.limits.unconfirmed_exhaustion_s
             if self._suspected_s is None:
                 self._suspected_s = now
             confirmed = urgent or now - self._suspected_s >= self.limits.confirm_s
@@ -283,8 +282,8 @@ class Guard:
         if danger.kind == "blind":
             return limits.slowest_poll_s
         urgent = max(limits.fastest_poll_s, danger.exhaustion_s / 20)
+        easy = max(limits.fastest_poll_s, danger.headroom_bytes / (4 * limits.burst_bytes_per_s))
         ramping = view.target < view.wanted and not self.incidents.any
         if ramping or max(self.level, danger.level) > PressureLevel.NORMAL or self._leaving is not None:
-            return min(limits.fast_poll_s, urgent)
-        easy = max(limits.fast_poll_s, danger.headroom_bytes / (4 * limits.burst_bytes_per_s))
+            return min(limits.fast_poll_s, urgent, easy)
         return min(limits.slowest_poll_s, easy, urgent)

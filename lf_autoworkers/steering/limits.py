@@ -134,6 +134,16 @@ class GuardLimits:
     )
     floor_kills: int = field(default=3, metadata={"why": "kills of the last worker before that"})
     settled_batches: int = field(default=2, metadata={"why": "batches after which a worker has shown what it costs"})
+    unmeasured_factor: float = field(
+        default=3.0,
+        metadata={"why": "before any worker has shown its cost, each is taken for this many times the plan's"},
+    )
+    unmeasured_bytes: int = field(default=512 * MIB, metadata={"why": "and for no less than this"})
+    young_factor: float = field(
+        default=1.5,
+        metadata={"why": "the dearest worker so far is taken for this much more while few batches are made"},
+    )
+    young_batches: int = field(default=10, metadata={"why": "few are fewer than this, over all workers"})
     unknown_worker_bytes: int = field(
         default=1 * GIB, metadata={"why": "a worker's peak where neither plan nor measurement knows it"}
     )
@@ -160,7 +170,7 @@ class GuardLimits:
         metadata={"why": "between two readings, growth at this rate takes a quarter of the headroom at most"},
     )
     slowest_poll_s: float = field(default=1.0, metadata={"why": "slowest"})
-    fast_poll_s: float = field(default=0.1, metadata={"why": "during the first ramp and above NORMAL"})
+    fast_poll_s: float = field(default=0.1, metadata={"why": "slowest during the first ramp and above NORMAL"})
     fastest_poll_s: float = field(default=0.02, metadata={"why": "fastest"})
 
 

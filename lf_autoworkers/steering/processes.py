@@ -6,7 +6,7 @@ The kernel's side of it: Documentation/filesystems/proc.rst (status, smaps_rollu
 page it still shares with the trainer, so only what is private says what its exit would give back. ``smaps_rollup``
 knows that exactly, and walks every page to know it: 17 ms for a worker forked from a trainer of 600 MiB (measured),
 half a second for one of 20 GiB. So it is read seldom; in between, and before the first time, a worker's private memory
-is what its anonymous memory has grown by, at 0.03 ms a reading.
+is what its anonymous memory has grown by since it was forked, at 0.03 ms a reading.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ _ROLLUP_COST_S_PER_BYTE = 0.017 / 600e6
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker at one moment (`private` bytes of `held`), from which later moments are counted."""
+    """A worker at one moment, from which later moments are counted.
 
-    private_bytes: int
+    Attributes:
+        held_bytes: Its anonymous and shared memory then, what it shares with the trainer included.
+        private_bytes: How much of that was private; ``None`` until it was read.
+        file_bytes: The most file pages it ever had mapped.
+        peak_bytes: The most private memory so far.
+    """
+
     held_bytes: int
-    most_shared_bytes: int
+    private_bytes: int | None
+    file_bytes: int
     peak_bytes: int
 
 
@@ -62,13 +69,17 @@ class TrainerMemory:
 class WorkersMemory:
     """The loader's workers."""
 
-    def __init__(self, proc: Path) -> None:
+    def __init__(self, proc: Path, settled_batches: int) -> None:
+        """Read below `proc`; a worker has shown what it writes to once it has finished `settled_batches`."""
         self._proc = proc
+        self._settled_batches = settled_batches
         self._known: dict[int, _Worker] = {}
         self._last: tuple[WorkerReading, ...] = ()
-        self._due_s = float("-inf")
-        self._rollup_due_s: float | None = None
+        self._due_s = self._exact_due_s = float("-inf")
         self._turn = 0
+        # Pages inherited from the trainer that workers have written to (reference counts): theirs now, though their
+        # size did not change. Learned from one worker, assumed of all that were not read exactly.
+        self._copied_bytes = 0
 
     def read(self, now: float, batches: Mapping[int, int]) -> tuple[WorkerReading, ...]:
         """Return a reading of each of the pids in `batches` whose process is still there.
@@ -82,43 +93,46 @@ class WorkersMemory:
             return tuple(dataclasses.replace(worker, batches=batches[worker.pid]) for worker in self._last)
         self._due_s = now + len(batches) * _STATUS_COST_S / _SHARE
         self._known = {pid: worker for pid, worker in self._known.items() if pid in batches}
-        found, largest = [], 0
+        self._read_exactly(now, [pid for pid in self._known if batches[pid] >= self._settled_batches])
+        found = []
         for pid, finished in batches.items():
             sizes = _sizes(self._proc / str(pid) / "status")
             if "RssAnon" in sizes:
-                largest = max(largest, sizes.get("VmRSS", 0))
                 private, peak = self._judge(pid, sizes)
                 found.append(WorkerReading(pid, private, peak, finished))
-        self._roll_up(now, sorted(self._known), largest)
         self._last = tuple(found)
         return self._last
 
     def _judge(self, pid: int, sizes: Mapping[str, int]) -> tuple[int, int]:
-        held = sizes["RssAnon"] + sizes.get("RssShmem", 0)
-        resident = sizes.get("VmRSS", held)
-        known = self._known.setdefault(pid, _Worker(0, held, resident, 0))
-        private = max(0, known.private_bytes + held - known.held_bytes)
-        known.most_shared_bytes = max(known.most_shared_bytes, resident - private)
-        known.peak_bytes = max(known.peak_bytes, private, sizes.get("VmHWM", 0) - known.most_shared_bytes)
+        held, file = _held(sizes), sizes.get("RssFile", 0)
+        known = self._known.setdefault(pid, _Worker(held, None, file, 0))
+        before = self._copied_bytes if known.private_bytes is None else known.private_bytes
+        private = max(0, before + held - known.held_bytes)
+        known.file_bytes = max(known.file_bytes, file)
+        high_water = sizes.get("VmHWM", 0) - known.file_bytes - max(0, held - private)
+        known.peak_bytes = max(known.peak_bytes, private, high_water)
         return private, known.peak_bytes
 
-    def _roll_up(self, now: float, pids: Sequence[int], largest: int) -> None:
+    def _read_exactly(self, now: float, pids: Sequence[int]) -> None:
         """Read the exact figure of one worker, when the last such reading has been paid for."""
-        pause_s = largest * _ROLLUP_COST_S_PER_BYTE / _SHARE
-        if self._rollup_due_s is None and pids:
-            self._rollup_due_s = now + pause_s
-        if not pids or self._rollup_due_s is None or now < self._rollup_due_s:
+        if not pids or now < self._exact_due_s:
             return
-        self._rollup_due_s = now + pause_s
         self._turn += 1
         pid = pids[self._turn % len(pids)]
-        began = _sizes(self._proc / str(pid) / "status")
+        sizes = _sizes(self._proc / str(pid) / "status")
         rollup = _sizes(self._proc / str(pid) / "smaps_rollup")
-        if "RssAnon" in began and "Private_Dirty" in rollup:
+        self._exact_due_s = now + sizes.get("VmRSS", 0) * _ROLLUP_COST_S_PER_BYTE / _SHARE
+        if "RssAnon" in sizes and "Private_Dirty" in rollup:
             known = self._known[pid]
             # Clean private pages are file pages: the kernel takes them back when it wants to.
-            known.private_bytes = rollup["Private_Dirty"] + rollup.get("Private_Hugetlb", 0)
-            known.held_bytes = began["RssAnon"] + began.get("RssShmem", 0)
+            private = rollup["Private_Dirty"] + rollup.get("Private_Hugetlb", 0)
+            if known.private_bytes is None:
+                self._copied_bytes = max(0, private - (_held(sizes) - known.held_bytes))
+            known.private_bytes, known.held_bytes = private, _held(sizes)
+
+
+def _held(sizes: Mapping[str, int]) -> int:
+    return sizes["RssAnon"] + sizes.get("RssShmem", 0)
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -16,6 +16,7 @@ from lf_autoworkers.hardware.facts import MemoryFacts, MemoryLevel, ShmFacts
 from lf_autoworkers.hardware.machine import Machine
 from lf_autoworkers.hardware.memory import memory_level, read_memory
 from lf_autoworkers.hardware.probes import Probes
+from lf_autoworkers.steering.limits import GuardLimits
 from lf_autoworkers.steering.processes import TrainerMemory, WorkersMemory
 from lf_autoworkers.steering.readings import Reading
 
@@ -64,7 +65,7 @@ class Sensor:
         self._granted_bytes = None if memory_limit_bytes is None else memory_limit_bytes // max(1, ranks)
         self._read_shm = read_shm
         self._trainer = TrainerMemory(root / "proc", os.getpid() if pid is None else pid)
-        self._workers = WorkersMemory(root / "proc")
+        self._workers = WorkersMemory(root / "proc", GuardLimits().settled_batches)
         machine = self._machine()
         self.facts: MemoryFacts = read_memory(machine)
         self._directories = cgroup_levels(machine, "memory")

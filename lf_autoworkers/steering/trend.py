@@ -46,7 +46,9 @@ class Growth:
         if points is None or len(points) < 2:
             return 0.0
         (before_s, before_bytes), (last_s, last_bytes) = points[-2], points[-1]
-        just_now = (last_bytes - before_bytes) / (last_s - before_s) if last_s > before_s else 0.0
+        if not 0 < last_s - before_s <= self._limits.growth_span_s:
+            return 0.0  # too long ago to tell a jump from a slope
+        just_now = (last_bytes - before_bytes) / (last_s - before_s)
         return max(0.0, min(just_now, self._slope(source, self._limits.growth_span_s)))
 
     def steady(self, source: str) -> float:
@@ -90,12 +92,14 @@ class WorkerCosts:
         self._samples: dict[int, _Samples] = {}
         self._peaks: dict[int, tuple[float, int]] = {}
         self._typical: float | None = None
+        self._batches: dict[int, int] = {}
         self._trainer_peak = 0
         self._trainer_now = 0
 
     def add(self, reading: Reading) -> None:
         """Remember one reading."""
         for worker in reading.workers:
+            self._batches[worker.pid] = worker.batches
             if worker.private_bytes is None or worker.batches < self._limits.settled_batches:
                 continue
             peak = max(worker.private_bytes, worker.peak_bytes or 0, self._peaks.get(worker.pid, (0.0, 0))[1])
@@ -140,9 +144,14 @@ class WorkerCosts:
         """
         count = len(view.live) + 1
         held = sum(worker.private_bytes or 0 for worker in reading.workers if worker.pid in view.live)
-        typical = self.worker_bytes if self._typical is None else min(int(self._typical), self.worker_bytes)
+        if not self.measured:
+            each = max(self._limits.unmeasured_bytes, int(self._limits.unmeasured_factor * self._prior_bytes))
+            return max(each, count * each - held)
+        young = sum(self._batches.values()) < self._limits.young_batches
+        peak = int(self.worker_bytes * (self._limits.young_factor if young else 1.0))
+        typical = min(int(self._typical or 0), peak)
         at_peak = math.ceil(math.sqrt(count))
-        return max(typical, count * typical + at_peak * (self.worker_bytes - typical) - held)
+        return max(typical, count * typical + at_peak * (peak - typical) - held)
 
     def starting(self, reading: Reading, view: LoaderView) -> bool:
         """Whether a running worker is still on its way to the peak it is expected to reach: growth with a known end."""

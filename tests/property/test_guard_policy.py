@@ -87,7 +87,6 @@ def test_a_box_that_one_worker_fits_is_never_overrun(
     limit: int, trainer_share: float, worker: int, wanted: int, prior: int | None
 ) -> None:
     worker = min(worker, int((0.8 - trainer_share) * limit))
-    prior = prior if prior is None else max(prior, worker // 2)  # the plan's estimate is no more than twice too low
     box = Box(
         limit_bytes=limit,
         trainer_bytes=int(trainer_share * limit),

@@ -139,7 +139,7 @@ def test_a_single_high_sample_is_not_acted_on() -> None:
     box = Box(limit_bytes=4 * GIB, wanted=6)
     box.last(30)
     count = len(box.acts)
-    box.neighbour_bytes = int(1.1 * GIB)
+    box.neighbour_bytes = int(0.95 * GIB)
     verdict = next(box.run(1))
     assert verdict.danger.level >= PressureLevel.SHRINK
     box.neighbour_bytes = 0
