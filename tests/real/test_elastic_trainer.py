@@ -76,8 +76,11 @@ class Steer(transformers.TrainerCallback):  # type: ignore[misc,name-defined]
 
 @pytest.fixture(autouse=True)
 def _left_alone() -> Iterator[None]:
-    logging.getLogger(LOGGER_NAME).setLevel(logging.ERROR)
+    logger = logging.getLogger(LOGGER_NAME)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     yield
+    logger.setLevel(before)
     uninstall_elastic()
 
 

@@ -37,7 +37,8 @@ def test_plugin_and_tokens_are_read_from_each_registration(tmp_path: Path) -> No
     }
 
 
-def test_the_installed_templates_are_read_without_importing_them() -> None:
+def test_the_installed_templates_are_read_without_importing_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "llamafactory.data.template", raising=False)
     source = find_template_source()
     if source is None:
         pytest.skip("LLaMA-Factory is not installed")
