@@ -166,7 +166,7 @@ class ElasticOptions:
         hang_timeout_s: Seconds on one batch after which its worker is killed and the batch done again. ``"auto"``: off
             until 20 batches were measured, then 20 times the 99th percentile and at least 60 s. None: off.
         hello_timeout_s: Seconds a new worker may take to say hello before it is given up (a fork of a process with
-            threads can deadlock; imports under spawn take seconds).
+            threads can deadlock). Five times as long under spawn and forkserver, which import everything anew.
         logger: Where warnings go.
     """
 
@@ -214,4 +214,7 @@ class ElasticControl(Protocol):
         """With False nothing is read ahead: only the batch the consumer waits for is given out. True ends that."""
 
     def subscribe(self, listener: Callable[[LoaderEvent], None]) -> Callable[[], None]:
-        """Call ``listener`` for each event, on the loader's threads, outside its locks; returns what ends that."""
+        """Call ``listener`` for each event; returns what ends that.
+
+        It runs on the loader's threads and holds up new workers meanwhile: it must return soon and wait for nobody.
+        """

@@ -209,12 +209,11 @@ class Collector:
     def _watch_clocks(self) -> None:
         now = time.monotonic()
         hang_s = self._pool.run.hang_timeout_s()
-        hello_s = self._pool.run.options.hello_timeout_s
         for process in list(self._by_fd.values()):
             if process.serial not in self._pool.processes:
                 continue
             event: m.Event | None = None
-            if process.hello_at is None and not process.by_us and now - process.started_at > hello_s:
+            if process.hello_at is None and not process.by_us and now - process.started_at > self._pool.hello_timeout_s:
                 event = m.HelloOverdue(process.serial)
             elif hang_s is not None and process.busy_since is not None and now - process.busy_since > hang_s:
                 event = None if process.hang_told else m.BatchOverdue(process.serial)

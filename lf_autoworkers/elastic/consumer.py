@@ -75,6 +75,8 @@ class Consumer:
             if pool.to_start:
                 may_start = self._start()
             pool.flush_events()
+        if pool.state.target > 0:
+            self._pull()  # the next batch is begun while the consumer works on this one
         return self._take(answer, begun)
 
     def _pull(self) -> None:

@@ -90,6 +90,8 @@ class Pool:
         self._events: list[LoaderEvent] = []
         self._notes: list[str] = []
         self._pid = os.getpid()
+        patience = 1 if context.get_start_method() == "fork" else 5
+        self.hello_timeout_s = patience * run.options.hello_timeout_s
         with fork_gate():
             _live_pools.add(self)
         run.adopt(self)

@@ -24,9 +24,9 @@ DEATHS_PER_BATCH = 3
 OOM_KILLS_IN_COMPANY = 3
 #: Workers that may die (or fail to start) in a row without a hello before no more are started in this generation.
 DEATHS_BEFORE_HELLO = 3
-#: Below this, a worker is given its next batch before it has finished the one in hand, or it would idle while the
-#: result travels and the next task comes. Above, that time does not show; binding late costs nothing, a death less.
-SHORT_BATCH_S = 0.02
+#: Up to this, seconds, a worker is given its next batch before it has finished the one in hand, or it would sleep until
+#: the result has travelled and the next task comes.
+SHORT_BATCH_S = 2.0
 
 
 class LoaderState:
@@ -191,7 +191,7 @@ class LoaderState:
         if not self._todo or (alone and any(worker.held for worker in self.workers.values())):
             return
         live = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LIVE]
-        short = self._mean_wall_s is not None and self._mean_wall_s < SHORT_BATCH_S
+        short = self._mean_wall_s is not None and self._mean_wall_s <= SHORT_BATCH_S
         for depth in (1, 2) if short else (1,):
             for worker in live:
                 if len(worker.held) >= depth:

@@ -257,7 +257,7 @@ def step(model: LoaderModel, rng: random.Random) -> None:
         case 1 if unborn:
             model.says_hello(rng.choice(unborn))
         case 2 if busy:
-            model.delivers(rng.choice(busy), m.Outcome.SENT, rng.choice((0.001, 1.0)))
+            model.delivers(rng.choice(busy), m.Outcome.SENT, rng.choice((0.001, 100.0)))
         case 3 if busy:
             model.delivers(rng.choice(busy), rng.choice((m.Outcome.UNSENT, m.Outcome.UNSENDABLE)))
         case 4 if alive:

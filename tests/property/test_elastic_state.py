@@ -42,7 +42,7 @@ class LoaderMachine(RuleBasedStateMachine):
         self.model.fails_init(choice.draw(st.sampled_from(self.model.unborn())))
 
     @precondition(lambda self: bool(self.model.busy()))
-    @rule(choice=st.data(), outcome=st.sampled_from(m.Outcome), wall_s=st.sampled_from((0.001, 1.0)))
+    @rule(choice=st.data(), outcome=st.sampled_from(m.Outcome), wall_s=st.sampled_from((0.001, 100.0)))
     def deliver(self, choice: st.DataObject, outcome: m.Outcome, wall_s: float) -> None:
         self.model.delivers(choice.draw(st.sampled_from(self.model.busy())), outcome, wall_s)
 

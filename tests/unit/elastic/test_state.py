@@ -27,7 +27,7 @@ def test_a_worker_holds_one_long_batch_or_two_short_ones() -> None:
     model.delivers(0, m.Outcome.SENT, wall_s=0.001)
     assert model.state.holds(0) == 2
     for _ in range(2):
-        model.delivers(0, m.Outcome.SENT, wall_s=1.0)
+        model.delivers(0, m.Outcome.SENT, wall_s=100.0)
     for _ in range(3):
         model.request()
     assert model.state.holds(0) == 1
