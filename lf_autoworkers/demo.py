@@ -85,6 +85,7 @@ def build_text_model(folder: Path) -> None:
 def build_vision_model(folder: Path) -> None:
     """Save a two-layer Qwen2.5-VL with random weights, its tokenizer and its processor to ``folder``."""
     import torch
+    import transformers
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,
@@ -122,6 +123,8 @@ def build_vision_model(folder: Path) -> None:
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
+        # transformers 4.52 computes the loss with the outer config's; 5 keeps it in text_config alone.
+        **({"vocab_size": len(tokenizer)} if transformers.__version__.startswith("4.") else {}),
     )
     torch.manual_seed(7)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)

@@ -36,9 +36,10 @@ def doctor(lab: Lab) -> None:
     outcome = lab.run(["lf-autoworkers", "doctor", "--json"])
     findings: list[dict[str, str]] = json.loads(outcome.text[outcome.text.index("{") :])["findings"]
     assert not [finding for finding in findings if finding["level"] == "fail"], findings
-    (seams,) = [finding for finding in findings if finding["what"] == "seams"]
-    found, _, there = seams["where"].removesuffix(" found").partition(" of ")
-    assert found == there, findings
+    seams = [finding["where"] for finding in findings if finding["what"] == "seams"]
+    assert len(seams) == 1, seams  # one more for each that is missing
+    found, _, there = seams[0].removesuffix(" found").partition(" of ")
+    assert found == there, seams
 
 
 def text(lab: Lab) -> None:
