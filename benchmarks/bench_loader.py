@@ -225,6 +225,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.getLogger("lf_autoworkers.elastic").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="This DataLoader will create")
+    torch.set_num_threads(1)  # the consumer's reading must not fight with the workers for cores
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     if asked.what == "throughput":
         throughput(asked.workers, asked.rounds, asked.csv)

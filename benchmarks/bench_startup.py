@@ -53,7 +53,8 @@ def seconds(code: str, *arguments: str, **environ: str) -> float:
     """Run ``code`` in a fresh interpreter and return the seconds it prints last."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **environ},
+        # Bytecode is there, as after an installation; the first round writes it.
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environ},
         capture_output=True,
         text=True,
         check=True,

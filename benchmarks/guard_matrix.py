@@ -118,29 +118,13 @@ def run_training(repeat: int, places: list[str], runs: Runs) -> list[str]:
                     return trained
 
                 fixed = {count: train(count) for count in FIXED}
-                autos = [train("auto") for _ in range(repeat)]
-                forced = [train("auto", 8) for _ in range(repeat)]
+                autos, forced = [], []
+                for _ in range(repeat):
+                    autos.append(train("auto"))
+                    forced.append(train("auto", 8))
                 rows.append(_training_row(limit, place, fixed, autos, forced, reference))
                 print(rows[-1], flush=True)
     return rows
-
-
-def _train(
-    training: Training,
-    runs: Runs,
-    limit: int,
-    place: str,
-    reference: list[str],
-    workers: int | str,
-    forced: int | None = None,
-) -> Trained:
-    trained = training.train(workers, limit, forced=forced, on_parent=place == "parent")
-    name = f"forced {forced}" if forced else workers
-    same = trained.losses == reference
-    runs.add(
-        "training", limit, place, name, trained.finished, trained.train_s, trained.run.oom_kills, trained.acts, same
-    )
-    return trained
 
 
 def _training_row(

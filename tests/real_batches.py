@@ -18,9 +18,8 @@ from llamafactory.data import (
     get_template_and_fix_tokenizer,
 )
 from llamafactory.hparams import get_train_args
-from llamafactory.model import load_tokenizer
+from llamafactory.model import load_model, load_tokenizer
 from torch.utils.data import DataLoader
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 Batch = Mapping[str, Any]
 
@@ -43,7 +42,7 @@ def loader_parts(arguments: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Bat
     )
     common = {
         "template": template,
-        "model": Qwen2_5_VLForConditionalGeneration.from_pretrained(model_args.model_name_or_path),
+        "model": load_model(tokenizer_module["tokenizer"], model_args, finetuning_args),
         "pad_to_multiple_of": 8,
         "label_pad_token_id": -100,
         **tokenizer_module,

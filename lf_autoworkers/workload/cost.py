@@ -41,8 +41,8 @@ FRAME_KEEP_S_PER_PIXEL = 11e-9
 PROCESS_S_PER_FLOAT = 12e-9
 """Rescale, normalise, patches: first use of fresh memory is a good part of it."""
 
-AUDIO_S_PER_SECOND = 5e-3
-"""Log-mel features of a second of audio; not measured on files (see `audio_cost`)."""
+AUDIO_S_PER_SECOND = 1.5e-3
+"""Decode, resample and log-mel features of a second of audio (benchmarks/batch_bytes.md)."""
 
 TOKEN_S = 0.7e-6
 BATCH_S = 1.5e-3
@@ -146,7 +146,7 @@ def video_cost(video: VideoHeader, run: RunArguments, geometry: Geometry) -> Row
 def audio_cost(audio: AudioHeader, run: RunArguments, geometry: Geometry) -> RowCost:
     """Return what one audio clip adds to its row: log-mel features padded to the extractor's full length.
 
-    Plain arithmetic: the pinned torchaudio decodes files only with torchcodec, so it was not measured on file audio.
+    Met by real batches of Qwen2-Audio where torchcodec and FFmpeg can decode files (tests/real/test_audio.py).
     """
     waveform = audio.duration_s * (audio.sampling_rate * audio.channels + run.audio_sampling_rate)
     return RowCost(

@@ -85,6 +85,19 @@ def build(release: Release, folder: Path, python: str, checkout: Path | None) ->
     return target
 
 
+def uninstall(python: Path) -> None:
+    """Take the plugin out of the environment of ``python``.
+
+    Raises:
+        CompatError: It could not be.
+    """
+    uv = _uv()
+    if uv is not None:
+        _run([*uv, "pip", "uninstall", "--quiet", "--python", str(python), "lf-autoworkers"])
+    else:
+        _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "lf-autoworkers"])
+
+
 def copy_checks(folder: Path) -> None:
     """Put what the checks need of ``tests`` into ``folder``, where no ``lf_autoworkers`` lies beside it."""
     target = folder / "tests"

@@ -116,6 +116,17 @@ def test_a_target_folder_on_pythonpath_is_enough(tmp_path: Path, wheel: Path) ->
     assert run(scratch.python, "-c", ACTIVE) == "inactive"
 
 
+def test_the_users_own_site_packages_are_enough(tmp_path: Path, wheel: Path) -> None:
+    scratch = Scratch(tmp_path / "env")
+    config = scratch.folder / "pyvenv.cfg"
+    # Only an environment that sees its base interpreter's packages has a user site.
+    config.write_text(config.read_text().replace("packages = false", "packages = true"))
+    home = {"PYTHONUSERBASE": str(tmp_path / "user")}
+    run(scratch.python, "-m", "pip", "-q", "install", "--user", "--no-deps", "--no-index", wheel, **home)
+    assert run(scratch.python, "-c", ACTIVE, **home) == "active"
+    assert run(scratch.python, "-s", "-c", ACTIVE, **home) == "inactive"
+
+
 def test_the_wheel_holds_the_package_the_patches_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}

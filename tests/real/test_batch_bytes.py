@@ -2,8 +2,8 @@
 
 Covers Qwen2.5-VL images and videos, text under its template, packing, and the preference stages, while batch size,
 image_max_pixels, video_maxlen and images per row each vary threefold: the largest batch of a run of three epochs is met
-within 15%, and never missed by more than 10%. Sizes and lengths differ from row to row, as in real data. Audio files
-are not covered: the pinned torchaudio cannot decode them without torchcodec and FFmpeg's libraries.
+within 15%, and never missed by more than 10%. Sizes and lengths differ from row to row, as in real data. Audio is in
+`test_audio`.
 """
 
 from __future__ import annotations
