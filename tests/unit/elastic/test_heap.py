@@ -1,0 +1,46 @@
+"""A worker keeps the memory that a batch needed for the next one, unless the user's own malloc settings say otherwise."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lf_autoworkers.elastic import elastic
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+BLOCKS, BLOCK_BYTES = 6, 16 * 1024**2
+PAGES = BLOCKS * BLOCK_BYTES // resource.getpagesize()
+
+
+class Faults(Dataset[torch.Tensor]):
+    """Each batch fills some large blocks, frees them, and says how many page faults that took."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(BLOCK_BYTES // 4) for _ in range(BLOCKS)]
+        del blocks
+        return torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def last_faults() -> int:
+    loader = DataLoader(Faults(), batch_size=None, num_workers=1)
+    with elastic(loader):
+        return [int(faults) for faults in loader][-1]
+
+
+def test_a_batch_does_not_fault_in_again_what_the_one_before_it_used() -> None:
+    assert last_faults() < PAGES / 10
+
+
+def test_the_users_malloc_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert last_faults() > PAGES / 2
