@@ -47,6 +47,7 @@ def make_request(
         sets_prefetch=PREFETCH_FIELD in owned,
         dispatches_batches=is_on(arguments.get("streaming")) and not _dispatch_is_off(arguments),
         elastic=settings.elastic and loader == LOADER_FIELD,
+        guarded=settings.guard == "on",
         forced_loader=settings.dataloader_num_workers,
         forced_preprocessing=settings.preprocessing_num_workers,
         stored_loader=stored_count(arguments, loader),

@@ -72,6 +72,7 @@ class Request:
         sets_prefetch: Whether this command has a ``dataloader_prefetch_factor`` to set.
         dispatches_batches: Whether rank 0 alone reads a streamed dataset for every rank (accelerate's default).
         elastic: Whether the elastic loader is to be used (it forks its workers on Linux whatever the default).
+        guarded: Whether the memory guard acts while the run lasts.
         forced_loader: The environment's number for the loader; ``None`` if there is none.
         forced_preprocessing: The environment's number for preprocessing.
         stored_loader: The count a checkpoint to be resumed was made with, where order or state depends on it.
@@ -90,6 +91,7 @@ class Request:
     sets_prefetch: bool = True
     dispatches_batches: bool = False
     elastic: bool = True
+    guarded: bool = True
     forced_loader: int | None = None
     forced_preprocessing: int | None = None
     stored_loader: int | None = None

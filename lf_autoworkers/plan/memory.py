@@ -111,7 +111,11 @@ def loader_memory_cap(
     because += f" / {format_size(each)} per worker"
     if workload.evaluates:
         because += " (train and eval loaders)"
-    return Cap("memory", budget // ranks // each, because, source)
+    value = budget // ranks // each
+    if value == 0 and request.elastic and request.guarded and hardware.system == "Linux" and not workload.streaming:
+        value = 1
+        because += "; 1 all the same, which the memory guard starts once there is room"
+    return Cap("memory", value, because, source)
 
 
 def map_memory_cap(hardware: Hardware, workload: Workload, request: Request) -> Cap:

@@ -126,7 +126,8 @@ def _deeper_prefetch(hardware: Hardware, workload: Workload, request: Request, c
     """Return the prefetch factor that absorbs slow batches, if memory and /dev/shm carry it at the chosen count."""
     if workload.modality is Modality.TEXT:
         return DEFAULT_PREFETCH_FACTOR
-    deep = loader_caps(hardware, workload, request, DEEP_PREFETCH_FACTOR)
+    # Without the guard's word for it: a single worker that memory is short for gets no deeper queue.
+    deep = loader_caps(hardware, workload, dataclasses.replace(request, guarded=False), DEEP_PREFETCH_FACTOR)
     bears = all(cap.value >= (chosen.value or 0) for cap in deep if cap.name in ("memory", "shm", "files"))
     return DEEP_PREFETCH_FACTOR if bears else DEFAULT_PREFETCH_FACTOR
 

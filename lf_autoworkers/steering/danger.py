@@ -21,12 +21,15 @@ class Surroundings:
     Attributes:
         worker_bytes: Private peak of one worker as the plan expects it, until one has shown its own; ``None`` if the
             plan does not know.
+        first_bytes: What a single worker takes beside what the trainer would take in its place. Told where the plan
+            found no room for one: the first worker then waits for it. ``None``: it starts at once.
         reserve_bytes: Bytes below every limit that stay untouched (``LF_AUTOWORKERS_MEMORY_RESERVE``).
         ranks: Training processes on this node that share its limits; each may reach its own peak at the same time.
         oom_group: Whether one kernel kill ends the whole cgroup (``memory.oom.group=1``): all lines move down.
     """
 
     worker_bytes: int | None = None
+    first_bytes: int | None = None
     reserve_bytes: int = 0
     ranks: int = 1
     oom_group: bool = False
@@ -90,7 +93,7 @@ class Judge:
 
     def danger(self, reading: Reading, view: LoaderView) -> Danger:
         """Return the worst danger of all levels and /dev/shm (the one with the fewest bytes left among equals)."""
-        comes_back = self._costs.trainer_reserve_bytes(view) * self._around.ranks if view.warm else 0
+        comes_back = self._costs.trainer_reserve_bytes(reading, view) * self._around.ranks if view.warm else 0
         dangers = [self._level_danger(level, comes_back) for level in reading.seen]
         if (shm := self._shm_danger(reading, view)) is not None:
             dangers.append(shm)
@@ -104,8 +107,9 @@ class Judge:
     def shortage(self, reading: Reading, view: LoaderView) -> Shortage | None:
         """Return what forbids one worker more; ``None`` if there is room for it."""
         waiting = (view.batch_bytes or 0) * view.prefetch
-        to_come = self._costs.workers_to_come_bytes(reading, view)
-        need = (self._costs.trainer_reserve_bytes(view) + to_come + waiting) * self._around.ranks
+        first = None if view.live else self._around.first_bytes
+        to_come = self._costs.workers_to_come_bytes(reading, view) if first is None else first
+        need = (self._costs.trainer_reserve_bytes(reading, view) + to_come + waiting) * self._around.ranks
         for level in reading.seen:
             limit, headroom = level.limit_bytes or 0, level.headroom_bytes or 0
             line = self._lines(limit)[PressureLevel.SHRINK]

@@ -128,11 +128,12 @@ class Guard:
     def may_start(self, reading: Reading, view: LoaderView) -> bool:
         """Return whether one worker more may be forked at this moment; changes nothing.
 
-        The first one always may: with none the trainer would decode and be the kernel's victim. So does every one
-        where no limit can be read at all and nothing has happened yet: then the plan's number stands unguarded.
+        The first one always may, unless the plan doubts that a single one fits: with none the trainer would decode and
+        be the kernel's victim. So does every one where no limit can be read at all and nothing has happened yet: then
+        the plan's number stands unguarded.
         """
         if not view.live:
-            return True
+            return self.surroundings.first_bytes is None or self._judge.shortage(reading, view) is None
         if self._killed_since(reading):
             return False  # the next step decides how many stay
         if not reading.seen:
@@ -252,8 +253,9 @@ class Guard:
             return None
         ceiling = self.incidents.ceiling(view.wanted, now)
         more = view.target < ceiling and len(view.live) >= view.target
+        first = self.surroundings.first_bytes is not None and not view.live
         deeper = view.target >= ceiling and view.prefetch < view.wanted_prefetch
-        if more or deeper:
+        if more or deeper or first:
             self._shortage = self._judge.shortage(reading, view)
         if self._shortage is None and more:
             return Act(ActKind.START, view.target + 1, view.prefetch)

@@ -94,7 +94,6 @@ class WorkerCosts:
         self._typical: float | None = None
         self._batches: dict[int, int] = {}
         self._trainer_peak = 0
-        self._trainer_now = 0
 
     def add(self, reading: Reading) -> None:
         """Remember one reading."""
@@ -111,8 +110,7 @@ class WorkerCosts:
             pid: seen for pid, seen in self._peaks.items() if seen[0] >= reading.at_s - self._limits.incident_memory_s
         }
         self._samples = {pid: s for pid, s in self._samples.items() if pid in self._peaks}
-        self._trainer_now = reading.trainer_bytes or 0
-        self._trainer_peak = max(self._trainer_peak, self._trainer_now, reading.trainer_peak_bytes or 0)
+        self._trainer_peak = max(self._trainer_peak, reading.trainer_bytes or 0, reading.trainer_peak_bytes or 0)
 
     def _sample(self, pid: int, private_bytes: int, at_s: float) -> None:
         samples = self._samples.setdefault(pid, _Samples())
@@ -158,9 +156,10 @@ class WorkerCosts:
         young = {worker.pid: worker for worker in reading.workers if worker.batches < self._limits.settled_batches}
         return any(pid in young and (young[pid].private_bytes or 0) < self.worker_bytes for pid in view.live)
 
-    def trainer_reserve_bytes(self, view: LoaderView) -> int:
+    def trainer_reserve_bytes(self, reading: Reading, view: LoaderView) -> int:
         """Bytes the trainer may yet take: back to its own peak; as much again as it holds before its first step."""
-        return self._trainer_peak - self._trainer_now if view.warm else self._trainer_now
+        now = reading.trainer_bytes or 0
+        return max(0, self._trainer_peak - now) if view.warm else now
 
     def leak_bytes(self, pid: int) -> int:
         """Bytes by which a worker's low tide has risen above the high tide of its beginning; 0 if it has not."""

@@ -95,6 +95,7 @@ def requests(draw: st.DrawFn) -> Request:
         persistent_workers=draw(st.none() | st.booleans()),
         dispatches_batches=draw(st.booleans()),
         elastic=draw(st.booleans()),
+        guarded=draw(st.booleans()),
         reserve_bytes=draw(st.none() | st.integers(0, 8 * GIB)),
         tokenized=draw(st.booleans()),
     )

@@ -1,4 +1,4 @@
-"""A worker keeps the memory that a batch needed for the next one, unless the user's own malloc settings say otherwise."""
+"""A worker keeps a batch's memory for the next one, unless the user's own malloc settings say otherwise."""
 
 from __future__ import annotations
 

@@ -136,6 +136,16 @@ def test_dispatched_streaming_gives_rank_0_the_node_and_says_so() -> None:
     assert not shared.warnings
 
 
+def test_where_memory_carries_no_worker_the_guard_may_start_one() -> None:
+    hardware, dry = hardware_of("ram8_gpu1"), dataclasses.replace(BOTH_AUTO, guarded=False)
+    loader, *others = make_plan(hardware, VIDEO, BOTH_AUTO).decisions
+    assert (loader.value, loader.binding) == (1, "memory")
+    assert "the memory guard starts" in loader.because
+    assert [decision.field for decision in others] == ["preprocessing_num_workers"], "no deeper queue"
+    for request in (dry, dataclasses.replace(BOTH_AUTO, elastic=False)):
+        assert make_plan(hardware, VIDEO, request).decisions[0].value == 0
+
+
 def test_offloaded_optimizer_state_takes_memory_from_workers() -> None:
     hardware = hardware_of("ram8_gpu1").with_memory_limit(64 * GIB, "test")
     plain = make_plan(hardware, dataclasses.replace(IMAGE, checkpoint_bytes=4 * GIB), BOTH_AUTO)

@@ -38,6 +38,16 @@ def test_the_second_worker_waits_for_the_first_step_where_room_is_scarce() -> No
     assert box.target == 1
 
 
+@pytest.mark.parametrize(("free", "starts"), [(400 * MIB, False), (700 * MIB, True)])
+def test_a_worker_the_plan_found_no_room_for_waits_until_there_is(free: int, starts: bool) -> None:
+    reading = Reading(0.0, (MemoryLevel(2 * GIB, 2 * GIB - free, "memory.max"),), trainer_bytes=300 * MIB)
+    alone = LoaderView(1, 1, (), 2, 2, 8 * MIB, warm=False)
+    doubted = Guard(Surroundings(worker_bytes=GIB, first_bytes=128 * MIB))
+    assert doubted.may_start(reading, alone) is starts
+    assert (doubted.step(reading, alone).shortage is None) is starts
+    assert Guard(Surroundings(worker_bytes=GIB)).may_start(reading, alone)
+
+
 def test_a_neighbour_takes_memory_and_gives_it_back() -> None:
     box = Box(limit_bytes=4 * GIB, wanted=6)
     box.last(30)
