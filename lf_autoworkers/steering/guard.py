@@ -116,7 +116,8 @@ class Guard:
         self._growth.add(reading, explained=self.costs.starting(reading, view))
         danger = self._judge.danger(reading, view)
         self._follow(danger, reading.at_s)
-        self._shortage = None
+        first_waits = self.surroundings.first_bytes is not None and not view.live
+        self._shortage = self._judge.shortage(reading, view) if first_waits else None
         act = self._choose(reading, view, danger)
         if act.kind in (ActKind.RETIRE, ActKind.KILL) and act.target < view.target and not take_turn():
             act = Act(ActKind.HOLD, view.target, view.prefetch)
@@ -253,9 +254,8 @@ class Guard:
             return None
         ceiling = self.incidents.ceiling(view.wanted, now)
         more = view.target < ceiling and len(view.live) >= view.target
-        first = self.surroundings.first_bytes is not None and not view.live
         deeper = view.target >= ceiling and view.prefetch < view.wanted_prefetch
-        if more or deeper or first:
+        if more or deeper:
             self._shortage = self._judge.shortage(reading, view)
         if self._shortage is None and more:
             return Act(ActKind.START, view.target + 1, view.prefetch)

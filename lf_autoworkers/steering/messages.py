@@ -87,8 +87,9 @@ def killed_line(act: Act, view: LoaderView, kills: int, advice: Advice) -> str:
 
 def shortage_line(shortage: Shortage, view: LoaderView) -> str:
     """Return the line said once when the first ramp stops short of what was wanted."""
+    there = _workers(min(view.target, len(view.live)))
     return (
-        f"memory guard: {_workers(min(view.target, len(view.live)))} of {view.wanted}, step {view.steps}: one more may need"
+        f"memory guard: {there} of {view.wanted}, step {view.steps}: one more may need"
         f" {format_size(shortage.need_bytes)} at peak, {format_size(shortage.headroom_bytes)} of"
         f" {format_size(shortage.limit_bytes)} are left ({shortage.source}) and"
         f" {format_size(shortage.line_bytes)} of it stay free; the rest start as soon as there is room"

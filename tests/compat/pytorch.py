@@ -1,7 +1,7 @@
-"""``python -m tests.compat.pytorch 2.6.0 --python python3.12``: the loader's and the hook's tests on a PyTorch and Python.
+"""``python -m tests.compat.pytorch 2.6.0 --python python3.12``: the loader's and the hook's tests on another PyTorch.
 
-Covers one environment a PyTorch, without LLaMA-Factory, and those tests that need none. What LLaMA-Factory itself does on
-a PyTorch is in `__main__`.
+Covers one environment a PyTorch, without LLaMA-Factory, and those tests that need none. What LLaMA-Factory itself does
+on a PyTorch is in `__main__`.
 """
 
 from __future__ import annotations
