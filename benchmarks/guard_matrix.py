@@ -93,7 +93,7 @@ def run_scenarios(names: list[str], repeat: int, runs: Runs) -> list[str]:
 def run_training(repeat: int, places: list[str], runs: Runs) -> list[str]:
     """Return the rows of the second table."""
     rows = [
-        "| Limit | On | Fixed 1, 2, 4, 8 | `auto` finished | forced 8 finished | Kernel kills | Speed of both to best fixed |",
+        "| Limit | On | Fixed 1, 2, 4, 8 | `auto` finished | forced 8 finished | Kernel kills | Speed / best fixed |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as scratch:
