@@ -114,7 +114,7 @@ def loader_memory_cap(
     value = budget // ranks // each
     if value == 0 and request.elastic and request.guarded and hardware.system == "Linux" and not workload.streaming:
         value = 1
-        because += "; 1 all the same, which the memory guard starts once there is room"
+        because += "; 1 all the same, under the memory guard's eye"
     return Cap("memory", value, because, source)
 
 

@@ -22,7 +22,8 @@ class Surroundings:
         worker_bytes: Private peak of one worker as the plan expects it, until one has shown its own; ``None`` if the
             plan does not know.
         first_bytes: What a single worker takes beside what the trainer would take in its place. Told where the plan
-            found no room for one: the first worker then waits for it. ``None``: it starts at once.
+            found no room for one: once the kernel has killed it, the next one waits for that room. ``None``: it never
+            waits.
         reserve_bytes: Bytes below every limit that stay untouched (``LF_AUTOWORKERS_MEMORY_RESERVE``).
         ranks: Training processes on this node that share its limits; each may reach its own peak at the same time.
         oom_group: Whether one kernel kill ends the whole cgroup (``memory.oom.group=1``): all lines move down.

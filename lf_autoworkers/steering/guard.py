@@ -91,6 +91,7 @@ class Guard:
         self._now_s = float("-inf")
         self._shortage: Shortage | None = None
         self._oom_kills: int | None = None
+        self._kernel_killed = False
         self._leaving: tuple[int, float, bool] | None = None  # pid, since, killed
         self._ready_s = float("-inf")
         self._recycled_s = float("-inf")
@@ -116,8 +117,8 @@ class Guard:
         self._growth.add(reading, explained=self.costs.starting(reading, view))
         danger = self._judge.danger(reading, view)
         self._follow(danger, reading.at_s)
-        first_waits = self.surroundings.first_bytes is not None and not view.live
-        self._shortage = self._judge.shortage(reading, view) if first_waits else None
+        self._kernel_killed = self._kernel_killed or self._killed_since(reading)
+        self._shortage = self._judge.shortage(reading, view) if self._first_waits(reading, view) else None
         act = self._choose(reading, view, danger)
         if act.kind in (ActKind.RETIRE, ActKind.KILL) and act.target < view.target and not take_turn():
             act = Act(ActKind.HOLD, view.target, view.prefetch)
@@ -129,17 +130,23 @@ class Guard:
     def may_start(self, reading: Reading, view: LoaderView) -> bool:
         """Return whether one worker more may be forked at this moment; changes nothing.
 
-        The first one always may, unless the plan doubts that a single one fits: with none the trainer would decode and
-        be the kernel's victim. So does every one where no limit can be read at all and nothing has happened yet: then
-        the plan's number stands unguarded.
+        The first one always may, even where the plan doubts that it fits: with none the trainer would decode, keep that
+        memory, and be the kernel's victim. Where the kernel has then killed it, or where one kill would end
+        everything, it waits for room. Every one may where no limit can be read at all and nothing has happened yet:
+        then the plan's number stands unguarded.
         """
         if not view.live:
-            return self.surroundings.first_bytes is None or self._judge.shortage(reading, view) is None
+            return not self._first_waits(reading, view) or self._judge.shortage(reading, view) is None
         if self._killed_since(reading):
             return False  # the next step decides how many stay
         if not reading.seen:
             return not self.incidents.any
         return self._judge.danger(reading, view).level < PressureLevel.SHRINK
+
+    def _first_waits(self, reading: Reading, view: LoaderView) -> bool:
+        if view.live or self.surroundings.first_bytes is None:
+            return False
+        return self.surroundings.oom_group or self._kernel_killed or self._killed_since(reading)
 
     def _killed_since(self, reading: Reading) -> bool:
         return reading.oom_kills is not None and self._oom_kills is not None and reading.oom_kills > self._oom_kills

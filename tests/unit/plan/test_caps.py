@@ -140,7 +140,7 @@ def test_where_memory_carries_no_worker_the_guard_may_start_one() -> None:
     hardware, dry = hardware_of("ram8_gpu1"), dataclasses.replace(BOTH_AUTO, guarded=False)
     loader, *others = make_plan(hardware, VIDEO, BOTH_AUTO).decisions
     assert (loader.value, loader.binding) == (1, "memory")
-    assert "the memory guard starts" in loader.because
+    assert "under the memory guard's eye" in loader.because
     assert [decision.field for decision in others] == ["preprocessing_num_workers"], "no deeper queue"
     for request in (dry, dataclasses.replace(BOTH_AUTO, elastic=False)):
         assert make_plan(hardware, VIDEO, request).decisions[0].value == 0

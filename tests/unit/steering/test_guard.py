@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -38,14 +39,26 @@ def test_the_second_worker_waits_for_the_first_step_where_room_is_scarce() -> No
     assert box.target == 1
 
 
-@pytest.mark.parametrize(("free", "starts"), [(400 * MIB, False), (700 * MIB, True)])
-def test_a_worker_the_plan_found_no_room_for_waits_until_there_is(free: int, starts: bool) -> None:
-    reading = Reading(0.0, (MemoryLevel(2 * GIB, 2 * GIB - free, "memory.max"),), trainer_bytes=300 * MIB)
+@pytest.mark.parametrize(("free", "fits"), [(400 * MIB, False), (700 * MIB, True)])
+def test_a_worker_the_plan_found_no_room_for_waits_once_the_kernel_has_killed_it(free: int, fits: bool) -> None:
+    def reading(kills: int) -> Reading:
+        level = MemoryLevel(2 * GIB, 2 * GIB - free, "memory.max")
+        return Reading(float(kills), (level,), oom_kills=kills, trainer_bytes=300 * MIB)
+
     alone = LoaderView(1, 1, (), 2, 2, 8 * MIB, warm=False)
-    doubted = Guard(Surroundings(worker_bytes=GIB, first_bytes=128 * MIB))
-    assert doubted.may_start(reading, alone) is starts
-    assert (doubted.step(reading, alone).shortage is None) is starts
-    assert Guard(Surroundings(worker_bytes=GIB)).may_start(reading, alone)
+    doubted = Surroundings(worker_bytes=GIB, first_bytes=128 * MIB)
+    guard = Guard(doubted)
+    assert guard.may_start(reading(0), alone)
+    assert guard.step(reading(0), alone).shortage is None
+    assert guard.may_start(reading(1), alone) is fits
+    assert (guard.step(reading(1), alone).shortage is None) is fits
+    assert guard.may_start(reading(1), alone) is fits
+
+    assert Guard(replace(doubted, oom_group=True)).may_start(reading(0), alone) is fits
+    planned = Guard(replace(doubted, first_bytes=None))
+    planned.step(reading(0), alone)
+    planned.step(reading(1), alone)
+    assert planned.may_start(reading(1), alone)
 
 
 def test_a_neighbour_takes_memory_and_gives_it_back() -> None:
