@@ -39,7 +39,7 @@ def test_the_second_worker_waits_for_the_first_step_where_room_is_scarce() -> No
     assert box.target == 1
 
 
-@pytest.mark.parametrize(("free", "fits"), [(400 * MIB, False), (700 * MIB, True)])
+@pytest.mark.parametrize(("free", "fits"), [(400 * MIB, False), (900 * MIB, True)])
 def test_a_worker_the_plan_found_no_room_for_waits_once_the_kernel_has_killed_it(free: int, fits: bool) -> None:
     def reading(kills: int) -> Reading:
         level = MemoryLevel(2 * GIB, 2 * GIB - free, "memory.max")
