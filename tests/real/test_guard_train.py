@@ -12,7 +12,6 @@ from .guard_training import Training
 REASON = unavailable()
 
 
-@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.cgroup
 @pytest.mark.skipif(REASON is not None, reason=REASON or "")

@@ -52,6 +52,12 @@ def test_accelerates_config_may_be_a_file(tmp_path: Path) -> None:
     assert found.dispatches_batches is False
 
 
+def test_only_a_guard_that_acts_counts() -> None:
+    assert request({LOADER: "auto"}).guarded
+    assert not request({LOADER: "auto"}, guard="observe").guarded
+    assert not request({LOADER: "auto"}, guard="off").guarded
+
+
 def test_the_users_loader_arguments_are_seen() -> None:
     found = request({LOADER: "auto", "dataloader_prefetch_factor": "3", "dataloader_persistent_workers": "true"})
     assert (found.prefetch_factor, found.persistent_workers) == (3, True)
