@@ -73,7 +73,13 @@ def _facts(hardware: Hardware, workload: Workload) -> list[tuple[str, str, str]]
     rows.append(("workers start by", hardware.start_method, hardware.system))
     rows.append(("modality", str(workload.modality), workload.modality_source))
     count = "unknown" if workload.train_rows is None else str(workload.train_rows)
-    rows.append(("training rows", ("" if workload.train_rows_exact else "about ") + count, workload.rows_source))
+    rows.append(
+        (
+            "training rows",
+            count if workload.train_rows_exact or workload.train_rows is None else f"about {count}",
+            workload.rows_source,
+        )
+    )
     rows.append(("largest batch", format_size(workload.batch_bytes), workload.batch_source))
     rows.append(("one batch costs", f"about {workload.batch_cpu_s:.2g} CPU s", "cost model, measured anew by the run"))
     return rows
