@@ -1,4 +1,4 @@
-"""One older release, installed and trained with under pytest; the others are run by hand (docs/compatibility.md).
+"""One older release under pytest (``pytest -m compat``); all of them by one command (docs/compatibility.md).
 
 0.9.3 is the furthest from what the rest of the tests run on: transformers 4, datasets 3. To be quick it takes this
 environment's PyTorch, whose files are linked or cached already.
@@ -15,11 +15,12 @@ import pytest
 from tests.compat.__main__ import run
 from tests.compat.environment import releases
 
-pytestmark = [pytest.mark.compat, pytest.mark.real, pytest.mark.long]
-
 CHECKS = ("doctor", "image", "patched")
 
 
+@pytest.mark.compat
+@pytest.mark.real
+@pytest.mark.long  # several GB of wheels a second time
 def test_the_oldest_release(tmp_path: Path) -> None:
     pins = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "torchaudio")}
     result = run(releases()["0.9.3"].with_pins(pins), tmp_path, sys.executable, only=CHECKS)
