@@ -36,11 +36,12 @@ PARENT_CHECK_S = 2.0
 #: Least time between two readings of the worker's private memory, seconds, and the share of the worker's time they may
 #: take: smaps_rollup walks every page that a forked worker shares with its trainer, which for a large one takes long.
 USS_EVERY_S, USS_SHARE = 2.0, 0.005
-#: mallopt(3): blocks up to 32 MiB (glibc's most) come from the heap, and up to 256 MiB of it stay when they are freed.
-#: A batch is freed before the next is begun, and glibc would hand the heap back each time, to fault in the same pages
-#: again: a third of the time of LLaMA-Factory's image batches (benchmarks/README.md).
-_M_TRIM_THRESHOLD, KEPT_HEAP_BYTES = -1, 256 * 1024**2
-_M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES = -3, 32 * 1024**2
+#: A batch is freed before the next is begun, and glibc hands the heap back each time, to fault in the same pages again:
+#: a third of the time of LLaMA-Factory's image batches (docs/elastic-loader.md). So a worker keeps some batches' worth
+#: of heap when that is more than glibc keeps by itself (64 MiB), and 256 MiB at most: what one rare huge sample took
+#: goes back. mallopt(3): up to _M_TRIM_THRESHOLD bytes stay, blocks up to _M_MMAP_THRESHOLD (32 MiB at most) are heap.
+KEPT_BATCHES, LEAST_KEPT_BYTES, MOST_KEPT_BYTES = 6, 64 * 1024**2, 256 * 1024**2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES = -1, -3, 32 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,6 @@ def worker_main(spec: WorkerSpec, sock: socket.socket, inherited: Sequence[socke
     for other in inherited:
         other.close()
     _volunteer_for_oom_killer()
-    _keep_heap()
     try:
         _serve(spec, sock)
     except (BrokenPipeError, ConnectionResetError):
@@ -90,6 +90,7 @@ def _serve(spec: WorkerSpec, sock: socket.socket) -> None:
         return
     parent_pid = os.getppid() if spec.parent_pid is None else spec.parent_pid
     uss_due_at = time.monotonic() + USS_EVERY_S
+    kept_bytes = LEAST_KEPT_BYTES
     wire.send_result(sock, wire.HELLO, None, b"")
     while _wait_for_task(sock, parent_pid):
         task = wire.receive_task(sock)
@@ -107,8 +108,11 @@ def _serve(spec: WorkerSpec, sock: socket.socket) -> None:
             uss_bytes = read_uss_bytes()
             read = time.monotonic()
             uss_due_at = read + max(USS_EVERY_S, (read - begun) / USS_SHARE)
-        _send(sock, task, value, (cpu_s, wall_s, uss_bytes))
+        batch_bytes = _send(sock, task, value, (cpu_s, wall_s, uss_bytes))
         del value  # not kept in memory while waiting for the next task
+        if kept_bytes < (wanted := min(KEPT_BATCHES * batch_bytes, MOST_KEPT_BYTES)):
+            kept_bytes = wanted
+            _keep_heap(kept_bytes)
 
 
 def _prepare(spec: WorkerSpec) -> Any:
@@ -155,7 +159,8 @@ def _wait_for_task(sock: socket.socket, parent_pid: int) -> bool:
     return True
 
 
-def _send(sock: socket.socket, task: wire.Task, value: Any, cost: tuple[float, float, int | None]) -> None:
+def _send(sock: socket.socket, task: wire.Task, value: Any, cost: tuple[float, float, int | None]) -> int:
+    """Send a result and return the bytes of its memory file; 0 if it has none."""
     kind, fd, segment_bytes = wire.RESULT, None, 0
     try:
         body, fd, segment_bytes = encode(value, inline=task.inline)
@@ -168,6 +173,7 @@ def _send(sock: socket.socket, task: wire.Task, value: Any, cost: tuple[float, f
     finally:
         if fd is not None:
             os.close(fd)
+    return segment_bytes
 
 
 def _send_init_error(spec: WorkerSpec, sock: socket.socket) -> None:
@@ -187,14 +193,14 @@ def _volunteer_for_oom_killer() -> None:
         path.write_text(str(min(1000, int(path.read_text()) + OOM_SCORE_STEP)))
 
 
-def _keep_heap() -> None:
-    """Have glibc keep what a batch needed for the next one, unless the user has said how it shall be."""
+def _keep_heap(size: int) -> None:
+    """Have glibc keep ``size`` bytes of what a batch needed for the next one, unless the user has said otherwise."""
     if any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return
     with contextlib.suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, KEPT_HEAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def read_uss_bytes(pid: int | None = None) -> int | None:
