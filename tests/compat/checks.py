@@ -133,6 +133,10 @@ def v1(lab: Lab) -> None:
         "batching_workers": "auto",
         "output_dir": lab.scratch / "v1-output",
     }
+    from llamafactory.v1.config.model_args import ModelArguments
+
+    if "template" not in ModelArguments.__dataclass_fields__:  # main takes the tokenizer's own
+        del values["template"]
     config.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
     outcome = lab.run(["llamafactory-cli", "sft", config], USE_V1="1", LF_AUTOWORKERS_CPUS=CPUS)
     assert outcome.code == 0, outcome.text[-3000:]
