@@ -64,11 +64,11 @@ the parser's methods LLaMA-Factory reads no config itself. The rows of torch are
 checks before it takes over a loader."""
 
 RUN_WITH: dict[str, tuple[str, str]] = {
-    "llamafactory": ("0.9.4", "0.9.5"),
-    "torch": ("2.9", "2.11"),
-    "transformers": ("4.57", "5.6"),
-    "datasets": ("4.0", "4.0"),
-    "accelerate": ("1.11", "1.11"),
+    "llamafactory": ("0.9.3", "0.9.5"),
+    "torch": ("2.7", "2.11"),
+    "transformers": ("4.52", "5.8"),
+    "datasets": ("3.6", "4.0"),
+    "accelerate": ("1.7", "1.11"),
 }
 """Oldest and newest release of each that was run, both included (docs/compatibility.md)."""
 
