@@ -26,7 +26,7 @@ PINS = {
 }
 TESTS = (
     "tests/unit/elastic",
-    "tests/unit/adapter",
+    "tests/unit/adapter/test_parser_hook.py",
     "tests/unit/test_activate.py",
     "tests/property/test_elastic_programs.py",
     "tests/property/test_elastic_state.py",
