@@ -165,6 +165,11 @@ def encode(value: Any, *, inline: bool) -> tuple[bytes, int | None, int]:
     return table, _write_segment(views, offsets, end), end
 
 
+def warm_up() -> None:
+    """Have what pickling a tensor imports imported now, while there are descriptors to open files with."""
+    encode(torch.empty(1), inline=True)
+
+
 def _write_segment(views: Iterable[memoryview], offsets: Iterable[int], size: int) -> int:
     try:
         fd = os.memfd_create("lf-autoworkers-batch", os.MFD_CLOEXEC)

@@ -26,7 +26,7 @@ from torch.utils.data._utils import signal_handling
 from torch.utils.data._utils import worker as torch_worker
 
 from lf_autoworkers.elastic import seeding, wire
-from lf_autoworkers.elastic.payload import SendError, encode
+from lf_autoworkers.elastic.payload import SendError, encode, warm_up
 
 #: Added to the worker's own ``oom_score_adj`` (-1000 to 1000, proc(5)): the kernel then takes a worker, which the
 #: loader survives, before the trainer, which it does not. Raising it needs no privilege.
@@ -134,6 +134,7 @@ def _prepare(spec: WorkerSpec) -> Any:
         id=spec.worker_id, num_workers=spec.num_workers, seed=seed, dataset=spec.dataset
     )
     torch.UntypedStorage._new_shared = _new_private  # type: ignore[method-assign]
+    warm_up()
     if spec.init_fn is not None:
         spec.init_fn(spec.worker_id)
     return _DatasetKind.create_fetcher(  # type: ignore[no-untyped-call]
