@@ -111,7 +111,7 @@ def eight_workers(folder: Path, on_parent: bool) -> Row:
     assert stock.run.oom_kills > 0
     guarded = loop(folder, limit, on_parent=on_parent, workers=8, batches=80)
     assert guarded.run.code == 0, guarded.run.text
-    assert guarded.run.oom_kills == 0
+    assert guarded.run.oom_kills == 0, guarded.run.text
     assert guarded.result["digest"] == eight.result["digest"]
     return _row(limit, stock, guarded)
 
@@ -131,7 +131,7 @@ def leak(folder: Path, rate_mb_s: int) -> Row:
     assert guarded.result["steps"] == batches
     assert guarded.acts("recycle", "kill", "retire")
     if rate_mb_s <= 200:
-        assert guarded.run.oom_kills == 0
+        assert guarded.run.oom_kills == 0, guarded.run.text
     return _row(limit, stock, guarded)
 
 
@@ -143,7 +143,7 @@ def huge_samples(folder: Path) -> Row:
     stock = loop(folder, limit, guard="stock", **huge)
     guarded = loop(folder, limit, **huge)
     assert guarded.run.code == 0, guarded.run.text
-    assert guarded.run.oom_kills == 0
+    assert guarded.run.oom_kills == 0, guarded.run.text
     assert guarded.result["digest"] == sound.result["digest"]
     return _row(limit, stock, guarded)
 
@@ -156,7 +156,7 @@ def burst(folder: Path) -> Row:
     stock = loop(folder, limit, guard="stock", sample_s=0.2, **rough)
     guarded = loop(folder, limit, sample_s=0.2, **rough)
     assert guarded.run.code == 0, guarded.run.text
-    assert guarded.run.oom_kills == 0
+    assert guarded.run.oom_kills == 0, guarded.run.text
     return _row(limit, stock, guarded)
 
 

@@ -108,7 +108,7 @@ def test_forked_unless_the_user_chose_a_context() -> None:
         assert flat(loader) == [0, 1, 2, 3]
         assert run.stats().in_process_batches == 0
     chosen = DataLoader(unpicklable, num_workers=1, multiprocessing_context="spawn")
-    with elastic(chosen), pytest.raises(AttributeError, match="pickle|local object"):
+    with elastic(chosen), pytest.raises(AttributeError, match=r"pickle|local object"):
         iter(chosen)
 
 

@@ -7,9 +7,10 @@ import resource
 
 import pytest
 import torch
+from pytest_mock import MockerFixture
 from torch.utils.data import DataLoader, Dataset
 
-from lf_autoworkers.elastic import elastic
+from lf_autoworkers.elastic import elastic, worker
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
@@ -44,7 +45,13 @@ def test_a_batch_does_not_fault_in_again_what_the_one_before_it_used() -> None:
     assert last_faults(BATCH_BYTES) < PAGES / 10
 
 
-def test_the_users_malloc_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    assert last_faults(BATCH_BYTES) > PAGES / 2
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_the_users_malloc_settings_stay(name: str, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture) -> None:
+    mallopt = mocker.patch("lf_autoworkers.elastic.worker.ctypes.CDLL").return_value.mallopt
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")  # says nothing of what is kept
+    worker._keep_heap(BATCH_BYTES)
+    assert mallopt.call_args.args == (-1, BATCH_BYTES)
+    mallopt.reset_mock()
+    monkeypatch.setenv(name, "131072")
+    worker._keep_heap(BATCH_BYTES)
+    assert not mallopt.called
