@@ -65,7 +65,7 @@ checks before it takes over a loader."""
 
 RUN_WITH: dict[str, tuple[str, str]] = {
     "llamafactory": ("0.9.3", "0.9.5"),
-    "torch": ("2.7", "2.11"),
+    "torch": ("2.6", "2.15"),
     "transformers": ("4.52", "5.8"),
     "datasets": ("3.6", "4.0"),
     "accelerate": ("1.7", "1.11"),
