@@ -55,12 +55,13 @@ def history(lab: Lab, output: str) -> list[tuple[int, float, float]]:
     return [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in state["log_history"] if "loss" in entry]
 
 
-@contextlib.contextmanager
-def killer(every_s: float, most: int) -> Iterator[list[int]]:
-    """SIGKILL a loader worker of any training below this process now and then; gives the list of victims.
+STEPS_APART = 3
+"""Steps between two kills: the batch that was lost has been made by then (three kills end the run)."""
 
-    ``every_s`` is well above what a batch takes on a busy machine: three kills on one batch are another test's matter.
-    """
+
+@contextlib.contextmanager
+def killer(output: Path, most: int) -> Iterator[list[int]]:
+    """SIGKILL a loader worker of the training that writes to ``output`` every few steps; gives the list of victims."""
     victims: list[int] = []
     done = threading.Event()
     rng = random.Random(1)
@@ -73,14 +74,19 @@ def killer(every_s: float, most: int) -> Iterator[list[int]]:
                     found.append(child)
         return found
 
+    def steps() -> int:
+        log = output / "trainer_log.jsonl"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
     def hunt() -> None:
-        while not done.wait(0.02) and len(victims) < most:
-            if there := workers():
+        due = 0
+        while not done.wait(0.01) and len(victims) < most:
+            if steps() >= due and (there := workers()):
                 victim = rng.choice(there)
                 with contextlib.suppress(psutil.Error):
                     victim.kill()
                     victims.append(victim.pid)
-                done.wait(every_s)
+                    due = steps() + STEPS_APART
 
     thread = threading.Thread(target=hunt)
     thread.start()
@@ -114,7 +120,7 @@ def test_kills_resizes_and_a_resume_change_no_digit(lab: Lab) -> None:
         "train",
         config(lab, "auto", "disturbed"),
     ]
-    with killer(every_s=2.5, most=6) as victims:
+    with killer(lab.scratch / "disturbed", most=6) as victims:
         outcome = lab.run(command, **COUNT, PYTHONPATH=str(Path(__file__).parents[2]))
     survived(outcome, victims)
     assert len(victims) >= 2
@@ -129,7 +135,7 @@ def test_kills_resizes_and_a_resume_change_no_digit(lab: Lab) -> None:
         overwrite_output_dir=False,
         resume_from_checkpoint=str(lab.scratch / "resumed" / "checkpoint-8"),
     )
-    with killer(every_s=2.5, most=2) as victims:
+    with killer(lab.scratch / "resumed", most=2) as victims:
         outcome = lab.train(again, **{**COUNT, "LF_AUTOWORKERS_DATALOADER_NUM_WORKERS": "3"})
     survived(outcome, victims)
     assert history(lab, "resumed") == wanted
@@ -140,7 +146,7 @@ def test_a_worker_of_one_rank_is_killed_under_torchrun(lab: Lab) -> None:
     changes: dict[str, Any] = {"save_strategy": "no", "ddp_find_unused_parameters": False}
     plain = lab.train(config(lab, 0, "plain", **changes), MASTER_PORT="29631", **ranks)
     assert plain.code == 0, plain.text[-4000:]
-    with killer(every_s=2.5, most=2) as victims:
+    with killer(lab.scratch / "killed", most=2) as victims:
         outcome = lab.train(config(lab, "auto", "killed", **changes), MASTER_PORT="29632", **ranks, **COUNT)
     survived(outcome, victims)
     assert victims
