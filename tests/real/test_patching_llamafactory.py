@@ -145,6 +145,7 @@ def test_training_in_the_patched_tree(autoload: str | None, ranks: int, lab: Lab
         lab.config("text", max_steps=2),
         PYTHONPATH=str(sources["patched"]),
         LF_AUTOWORKERS_DATALOADER_NUM_WORKERS="2",
+        LF_AUTOWORKERS_GUARD="off",  # two steps are over before it has let the second worker start
         TORCH_DEVICE_BACKEND_AUTOLOAD=autoload,
         FORCE_TORCHRUN="1" if ranks > 1 else None,
         NPROC_PER_NODE=str(ranks),
