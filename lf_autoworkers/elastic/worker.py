@@ -37,7 +37,7 @@ PARENT_CHECK_S = 2.0
 #: take: smaps_rollup walks every page that a forked worker shares with its trainer, which for a large one takes long.
 USS_EVERY_S, USS_SHARE = 2.0, 0.005
 #: A batch is freed before the next is begun, and glibc hands the heap back each time, to fault in the same pages again:
-#: a third of the time of LLaMA-Factory's image batches (docs/elastic-loader.md). So a worker keeps some batches' worth
+#: a quarter of the time of photographs' batches (docs/elastic-loader.md). So a worker keeps some batches' worth
 #: of heap when that is more than glibc keeps by itself (64 MiB), and 256 MiB at most: what one rare huge sample took
 #: goes back. mallopt(3): up to _M_TRIM_THRESHOLD bytes stay, blocks up to _M_MMAP_THRESHOLD (32 MiB at most) are heap.
 KEPT_BATCHES, LEAST_KEPT_BYTES, MOST_KEPT_BYTES = 6, 64 * 1024**2, 256 * 1024**2
