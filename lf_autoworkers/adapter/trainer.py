@@ -74,7 +74,7 @@ def arm(resolution: Resolution, named: Mapping[str, Any], sensor: Sensor, run: E
     guard = Guard(
         Surroundings(
             worker_bytes=WORKER_BYTES["fork"] + workload.decode_bytes,
-            first_bytes=WORKER_BYTES["fork"] if run and decision.binding == "memory" and count == 1 else None,
+            first_bytes=None if run is None or decision.has_room else WORKER_BYTES["fork"],
             reserve_bytes=settings.memory_reserve_bytes or 0,
             ranks=hardware.ranks.local_world_size,
             oom_group=bool(sensor.facts.oom_group),

@@ -24,12 +24,14 @@ class Cap:
         value: The largest number it allows, 0 or more.
         because: The arithmetic in one phrase, with the facts in it.
         source: Where the deciding fact came from (a file, a variable, a call).
+        room: Whether there is room for ``value``; False where it is 1 although the arithmetic gave none.
     """
 
     name: str
     value: int
     because: str
     source: str
+    room: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Decision:
     binding: str
     because: str
     caps: tuple[Cap, ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the cap that decided leaves room for the number."""
+        return all(cap.room for cap in self.caps if cap.name == self.binding)
 
 
 @dataclass(frozen=True, slots=True)

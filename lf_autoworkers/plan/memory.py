@@ -113,8 +113,8 @@ def loader_memory_cap(
         because += " (train and eval loaders)"
     value = budget // ranks // each
     if value == 0 and request.elastic and request.guarded and hardware.system == "Linux" and not workload.streaming:
-        value = 1
         because += "; 1 all the same, under the memory guard's eye"
+        return Cap("memory", 1, because, source, room=False)
     return Cap("memory", value, because, source)
 
 

@@ -139,11 +139,14 @@ def test_dispatched_streaming_gives_rank_0_the_node_and_says_so() -> None:
 def test_where_memory_carries_no_worker_the_guard_may_start_one() -> None:
     hardware, dry = hardware_of("ram8_gpu1"), dataclasses.replace(BOTH_AUTO, guarded=False)
     loader, *others = make_plan(hardware, VIDEO, BOTH_AUTO).decisions
-    assert (loader.value, loader.binding) == (1, "memory")
+    assert (loader.value, loader.binding, loader.has_room) == (1, "memory", False)
     assert "under the memory guard's eye" in loader.because
     assert [decision.field for decision in others] == ["preprocessing_num_workers"], "no deeper queue"
     for request in (dry, dataclasses.replace(BOTH_AUTO, elastic=False)):
-        assert make_plan(hardware, VIDEO, request).decisions[0].value == 0
+        nothing = make_plan(hardware, VIDEO, request).decisions[0]
+        assert (nothing.value, nothing.has_room) == (0, True)
+    forced = make_plan(hardware, VIDEO, dataclasses.replace(BOTH_AUTO, forced_loader=1)).decisions[0]
+    assert forced.has_room, "a number of the user's own is not doubted"
 
 
 def test_offloaded_optimizer_state_takes_memory_from_workers() -> None:
