@@ -7,20 +7,18 @@ ffmpeg``), which are not in the extras; without them this is skipped.
 from __future__ import annotations
 
 import random
-import wave
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lf_autoworkers.demo import CHAT_TEMPLATE, TINY, build_tokenizer
 from lf_autoworkers.workload import describe_workload, find_template_source
 from tests.lab import Lab
+from tests.tiny_audio import build_model, write_sound
 from tests.tiny_vl import chat_row, sentence, write_dataset
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("default")]
 
-AUDIO = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 ROWS = 16
 
 
@@ -36,38 +34,10 @@ def _decoder(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip(f"audio files cannot be decoded here: {str(error).splitlines()[0]}")
 
 
-def write_sound(path: Path, seconds: float, rate: int, channels: int) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(random.Random(int(seconds * 1000)).randbytes(2 * channels * int(seconds * rate)))
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2-Audio of one layer each with random weights, and its processor, whose mel features are the real ones."""
-    import torch
-    import transformers
-
     folder = tmp_path_factory.mktemp("audio-model")
-    tokenizer = build_tokenizer(folder)
-    tokenizer.add_tokens(list(AUDIO), special_tokens=True)
-    extractor = transformers.WhisperFeatureExtractor(feature_size=128)
-    sound = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
-    config = transformers.Qwen2AudioConfig(
-        audio_config={**sound, "num_mel_bins": 128},
-        text_config={
-            **TINY,
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "eos_token_id": tokenizer.eos_token_id,
-        },
-        audio_token_index=tokenizer.convert_tokens_to_ids(AUDIO[0]),
-    )
-    torch.manual_seed(7)
-    transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
-    transformers.Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    build_model(folder)
     return folder
 
 

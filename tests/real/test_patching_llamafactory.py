@@ -17,7 +17,7 @@ from lf_autoworkers.demo import write_config
 from tests.lab import Lab
 from tests.unit.patching import trees
 
-pytestmark = [pytest.mark.long, pytest.mark.real]
+pytestmark = pytest.mark.real
 
 PROBE = Path(__file__).with_name("patching_probe.py")
 #: TORCH_DEVICE_BACKEND_AUTOLOAD: keeps the plugin's own hook out, so that what is seen is the patches' doing.
@@ -62,6 +62,7 @@ def found(
     }
 
 
+@pytest.mark.long
 def test_json_config(found: dict[str, dict[str, Any]]) -> None:
     broken = "AttributeError: 'PosixPath' object has no attribute 'read'"
     assert found["stock"]["configs"] == {"v0": broken, "v1": broken}
@@ -69,6 +70,7 @@ def test_json_config(found: dict[str, dict[str, Any]]) -> None:
     assert found["patched"]["configs"] == {"v0": config, "v1": 4}
 
 
+@pytest.mark.long
 def test_fingerprint(found: dict[str, dict[str, Any]]) -> None:
     stock, patched = found["stock"]["fingerprints"], found["patched"]["fingerprints"]
     for stage in ("aligned", "tokenized"):
@@ -78,6 +80,7 @@ def test_fingerprint(found: dict[str, dict[str, Any]]) -> None:
     assert patched["kept"] == stock["kept"] == [None, 2, 3]
 
 
+@pytest.mark.long
 def test_streaming_on_one_rank(found: dict[str, dict[str, Any]]) -> None:
     stock, patched = found["stock"]["streaming"], found["patched"]["streaming"]
     some = {"rows": 240, "shards": 4, "workers": 4}
@@ -93,6 +96,7 @@ def test_streaming_on_one_rank(found: dict[str, dict[str, Any]]) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tree", "three_workers"),
     [("stock", [{0: 80, 1: 80}, {0: 80}]), ("patched", [{0: 40, 1: 40, 2: 40}] * 2)],
@@ -119,6 +123,7 @@ def test_streaming_on_two_ranks(
         assert [Counter(worker for worker, _ in rank) for rank in read] == expected
 
 
+@pytest.mark.long
 def test_web_ui(lab: Lab, sources: dict[str, Path]) -> None:
     (patched,) = probe(lab, sources["patched"], "webui")
     for tab in ("train", "eval"):
@@ -126,6 +131,7 @@ def test_web_ui(lab: Lab, sources: dict[str, Path]) -> None:
         assert patched[f"{tab} resolves"] == "None" or int(patched[f"{tab} resolves"]) > 0
 
 
+@pytest.mark.long
 def test_without_the_plugin_numbers_work_and_auto_stops(lab: Lab, sources: dict[str, Path]) -> None:
     (found,) = probe(lab, sources["patched"], "without-plugin")
     stop = "needs lf-autoworkers, which cannot be imported (No module named 'lf_autoworkers'): install it into this"
@@ -158,6 +164,7 @@ def test_training_in_the_patched_tree(autoload: str | None, ranks: int, lab: Lab
     assert "is ignored" not in outcome.text
 
 
+@pytest.mark.long
 def test_training_without_the_plugin_stops_with_a_sentence(lab: Lab, sources: dict[str, Path]) -> None:
     write_config(lab.scratch / "base.yaml", lab.values("text"))
     outcome = lab.run(
@@ -170,6 +177,7 @@ def test_training_without_the_plugin_stops_with_a_sentence(lab: Lab, sources: di
     assert "Traceback" not in outcome.text
 
 
+@pytest.mark.long
 def test_the_children_really_ran_the_copies(lab: Lab, sources: dict[str, Path]) -> None:
     code = "import llamafactory; print(llamafactory.__file__)"
     for name, folder in sources.items():
