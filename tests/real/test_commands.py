@@ -54,7 +54,7 @@ def test_the_json_has_the_documented_shape(config: Path, capsys: pytest.CaptureF
     assert set(found) == {"facts", "decisions", "warnings", "yaml"}
     for decision in found["decisions"]:
         assert {"field", "value", "requested", "caps", "binding"} <= set(decision)
-        assert all(set(cap) == {"name", "value", "because", "source"} for cap in decision["caps"])
+        assert all(set(cap) == {"name", "value", "because", "source", "room"} for cap in decision["caps"])
     assert found["yaml"]["dataloader_num_workers"] == loader(found)["value"]
     assert isinstance(found["facts"]["memory_limit_bytes"]["value"], int)
     assert all(fact["source"] for fact in found["facts"].values() if isinstance(fact, dict))
